@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
+/* The contract between the BPF programs and user space: keys, values, limits.
+ *
+ * Addresses are always 16 octets in network order; IPv4 in v4-mapped form (::ffff:a.b.c.d), as
+ * userspace/base/net_types.h keeps them. Ports in keys and values are network order (__be16).
+ * Padding is explicit and must be zero: keys are hashed whole.
+ */
+#ifndef FAIRLEAD_ABI_TYPES_H
+#define FAIRLEAD_ABI_TYPES_H
+
+#ifdef __cplusplus
+#include <cstddef>
+
+#include <linux/types.h>
+#define FL_ABI_SIZE(type, n) static_assert(sizeof(type) == (n), #type " size")
+#define FL_ABI_OFFSET(type, field, n) static_assert(offsetof(type, field) == (n), #type "." #field)
+namespace fairlead::abi {
+#else /* BPF: the kernel's types are already there */
+#define FL_ABI_SIZE(type, n) _Static_assert(sizeof(type) == (n), #type " size")
+#define FL_ABI_OFFSET(type, field, n) _Static_assert(__builtin_offsetof(type, field) == (n), #type "." #field)
+#endif
+
+struct fl_address {
+	__u8 octets[16];
+};
+
+/* A listener or a peer: where somebody is, as a socket sees it. */
+struct fl_endpoint {
+	struct fl_address address;
+	__be16 port;
+	__u8 pad[6];
+};
+
+/* fl_dests: destination address -> what a captured pod's connect() to it gets. Absent: untouched. */
+#define FL_DEST_CAPTURE 1u /* rewrite to the agent's outbound listener */
+#define FL_DEST_REFUSE 2u  /* a mesh Service without endpoints: ECONNREFUSED at once */
+struct fl_dest {
+	__u32 flags;
+};
+
+/* fl_pods: netns cookie -> how this pod is captured. */
+#define FL_POD_HAS_V4 1u
+#define FL_POD_HAS_V6 2u
+struct fl_pod {
+	struct fl_address address4; /* shown by getsockname of captured sockets; zero when the pod has none */
+	struct fl_address address6;
+	__be16 outbound_port; /* the agent's outbound listener on 127.0.0.1 and ::1 in the pod's netns */
+	__be16 inbound_port;  /* the agent's inbound listener there */
+	__u32 flags;
+};
+
+/* fl_exports: ports that are not captured. direction: 0 outbound, 1 inbound. */
+#define FL_OUTBOUND 0u
+#define FL_INBOUND 1u
+struct fl_excluded_port {
+	__u64 netns_cookie;
+	__be16 port;
+	__u8 direction;
+	__u8 pad[5];
+};
+
+/* fl_excidrs: LPM trie of destination ranges that are not captured; prefix_length counts 64 bits of cookie first.
+ * The cookie is kept as eight octets, most significant first: an LPM key is compared octet by octet.
+ */
+struct fl_excluded_range {
+	__u32 prefix_length;
+	__u8 netns_cookie[8];
+	__u8 address[16];
+};
+
+/* fl_origdst: (netns cookie, local address and port of the captured socket) -> where it meant to go. */
+struct fl_flow {
+	__u64 netns_cookie;
+	struct fl_address address;
+	__be16 port;
+	__u8 pad[6];
+};
+struct fl_original {
+	struct fl_address address;
+	__be16 port;
+	__u8 pad[6];
+	__u64 socket_cookie; /* of the captured socket */
+};
+
+/* fl_clients: (netns cookie, local address and port of the agent's socket to the application) -> the true client,
+ * shown by the application's accept() and getpeername(). Key: struct fl_flow.
+ */
+struct fl_client {
+	struct fl_address address;
+	__be16 port;
+	__u8 pad[6];
+};
+
+/* fl_inbound: SOCKHASH of the agent's inbound listeners. */
+struct fl_listener_key {
+	__u64 netns_cookie;
+	__u32 family; /* AF_INET or AF_INET6 */
+	__u32 pad;
+};
+
+/* fl_counters: per-CPU array indexed by enum fl_counter. */
+enum fl_counter {
+	FL_COUNT_CONNECT_SEEN = 0,   /* connect() of an enrolled pod */
+	FL_COUNT_CONNECT_CAPTURED,   /* rewritten to the agent */
+	FL_COUNT_CONNECT_EXCLUDED,   /* excluded by port or range */
+	FL_COUNT_CONNECT_REFUSED,    /* FL_DEST_REFUSE */
+	FL_COUNT_CONNECT_DENIED,     /* could not be decided: failed closed */
+	FL_COUNT_ORIGINAL_PUBLISHED, /* fl_origdst written */
+	FL_COUNT_LOOKUP_CAPTURED,    /* inbound connection handed to the agent */
+	FL_COUNT_LOOKUP_PASSED,      /* from the node itself, over lo, or excluded */
+	FL_COUNT_LOOKUP_DROPPED,     /* no agent: failed closed */
+	FL_COUNT_NAMES_SHOWN,        /* getpeername/getsockname answers replaced */
+	FL_COUNT_MAX
+};
+
+FL_ABI_SIZE(struct fl_address, 16);
+FL_ABI_SIZE(struct fl_endpoint, 24);
+FL_ABI_SIZE(struct fl_dest, 4);
+FL_ABI_SIZE(struct fl_pod, 40);
+FL_ABI_OFFSET(struct fl_pod, outbound_port, 32);
+FL_ABI_SIZE(struct fl_excluded_port, 16);
+FL_ABI_SIZE(struct fl_excluded_range, 28);
+FL_ABI_SIZE(struct fl_flow, 32);
+FL_ABI_OFFSET(struct fl_flow, port, 24);
+FL_ABI_SIZE(struct fl_original, 32);
+FL_ABI_SIZE(struct fl_client, 24);
+FL_ABI_SIZE(struct fl_listener_key, 16);
+
+#ifdef __cplusplus
+} /* namespace fairlead::abi */
+#endif
+#endif

@@ -1,0 +1,28 @@
+# One static library per folder: fairlead_folder(NAME [DEPS library…]). Every .cc of the folder except main.cc belongs
+# to it. A folder without sources becomes an interface library.
+function(fairlead_folder name)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "main\\.cc$")
+  if(sources)
+    add_library(fairlead_${name} STATIC ${sources})
+    target_link_libraries(fairlead_${name} PUBLIC ${ARG_DEPS})
+  else()
+    add_library(fairlead_${name} INTERFACE)
+    target_link_libraries(fairlead_${name} INTERFACE ${ARG_DEPS})
+  endif()
+endfunction()
+
+# One test program per folder: fairlead_unit_tests(NAME [DEPS library…]) from *_test.cc of the current folder.
+function(fairlead_unit_tests name)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(test_${name} ${sources})
+  target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_link_libraries(test_${name} PRIVATE ${ARG_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  add_test(NAME unit.${name} COMMAND test_${name})
+  set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 300)
+endfunction()

@@ -1,0 +1,76 @@
+// The two gRPC clients of an agent: delta ADS (workloads, services, policies) and the certificate service. They are all
+// of the agent that talks to the controller; the same protocol is served by istiod.
+// Thread: each client has a thread of its own; callbacks come on it. Stop joins it. State is kept while disconnected:
+// reconnect backs off 10 ms → 15 s doubling, and sends initial_resource_versions.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "base/spiffe_id.h"
+#include "state/snapshot.h"
+#include "tls/credentials.h"
+
+namespace fairlead::state {
+
+struct ControllerEndpoint {
+  std::string address;      // "172.30.0.1:15012"
+  std::string server_name;  // verified against the controller's certificate; empty: from address
+  std::string roots_file;   // PEM, re-read on every connect
+  std::string token_file;   // bearer token, re-read on every call
+  std::string cluster_id = "Kubernetes";
+  std::string node_name;
+  std::string node_ip = "1.1.1.1";
+};
+
+struct XdsStatus {
+  bool connected = false;
+  bool synced = false;  // a first push of every type was applied
+  uint64_t pushes = 0;
+  uint64_t rejected = 0;  // resources that did not decode, named in a NACK
+  std::string last_error;
+};
+
+class XdsClient {
+ public:
+  // on_snapshot: after every applied push once all types have come at least once.
+  XdsClient(ControllerEndpoint endpoint, std::function<void(SnapshotPtr)> on_snapshot);
+  ~XdsClient();
+  void start();
+  void stop();
+  [[nodiscard]] XdsStatus status() const;  // any thread
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Keeps a certificate for every wanted identity: fetched at once, renewed at half of its life with ±10 % jitter, the old
+// one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %.
+class CertificateClient {
+ public:
+  using OnCredentials = std::function<void(std::shared_ptr<const tls::Credentials>)>;
+  CertificateClient(ControllerEndpoint endpoint, std::chrono::seconds ttl, OnCredentials on_credentials);
+  ~CertificateClient();
+  void start();
+  void stop();
+  void want(const SpiffeId& id);    // any thread; idempotent
+  void forget(const SpiffeId& id);  // any thread
+  struct Status {
+    SpiffeId id;
+    bool ready = false;
+    std::string serial;
+    std::chrono::system_clock::time_point not_before, not_after, next_attempt;
+    std::string last_error;
+  };
+  [[nodiscard]] std::vector<Status> status() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fairlead::state

@@ -1,0 +1,101 @@
+// The TLS 1.3 record layer after the handshake (RFC 8446 §5): AES-GCM through EVP, sequence numbers, KeyUpdate,
+// alerts, limits. Sans-I/O: bytes in, bytes out, no sockets. One direction each; a struct of key, iv and counter that can
+// be exported (kernel TLS, hand-over).
+// Thread: the connection's worker. Secrets are wiped on destruction and when replaced.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/buffer.h"
+#include "base/result.h"
+
+namespace fairlead::tls {
+
+enum class CipherSuite : uint16_t { kAes128GcmSha256 = 0x1301, kAes256GcmSha384 = 0x1302 };
+enum class ContentType : uint8_t { kAlert = 21, kHandshake = 22, kApplicationData = 23 };
+
+constexpr size_t kMaxPlaintext = 16384;                   // RFC 8446 §5.1
+constexpr size_t kRecordHeader = 5;
+constexpr size_t kRecordOverhead = kRecordHeader + 1 + 16;  // header, inner type, tag
+constexpr size_t kMaxRecord = kRecordHeader + kMaxPlaintext + 256;
+
+// The traffic secret of one direction. Movable, wiped.
+struct TrafficSecret {
+  CipherSuite suite = CipherSuite::kAes128GcmSha256;
+  std::array<uint8_t, 48> bytes{};
+  size_t length = 0;
+  TrafficSecret() = default;
+  TrafficSecret(const TrafficSecret&) = default;
+  TrafficSecret& operator=(const TrafficSecret&) = default;
+  ~TrafficSecret();
+};
+
+// Key, iv and next sequence number of one direction: all a kernel or a successor process needs besides the secret.
+struct RecordState {
+  TrafficSecret secret;
+  std::array<uint8_t, 32> key{};
+  std::array<uint8_t, 12> iv{};
+  size_t key_length = 0;
+  uint64_t sequence = 0;
+  ~RecordState();
+};
+
+class RecordSealer {
+ public:
+  static Result<RecordSealer> create(const TrafficSecret& secret);
+  RecordSealer(RecordSealer&&) noexcept;
+  RecordSealer& operator=(RecordSealer&&) noexcept;
+  ~RecordSealer();
+
+  // Appends `plaintext`, cut into as few records as RFC 8446 allows, to `out`. Fails with kExhausted at the AES-GCM
+  // record limit (§5.5): the connection is to be replaced; update_key() comes well before.
+  Result<void> seal(ContentType type, std::span<const uint8_t> plaintext, Buffer& out);
+  Result<void> close_notify(Buffer& out);
+  // Sends KeyUpdate (update_not_requested) and moves to the next key.
+  Result<void> update_key(Buffer& out);
+  [[nodiscard]] bool wants_key_update() const noexcept;  // past half of the limit
+  [[nodiscard]] uint64_t records() const noexcept;       // sealed since the start
+  [[nodiscard]] RecordState state() const;
+
+ private:
+  struct Impl;
+  explicit RecordSealer(std::unique_ptr<Impl> impl) noexcept;
+  std::unique_ptr<Impl> impl_;
+};
+
+class RecordOpener {
+ public:
+  static Result<RecordOpener> create(const TrafficSecret& secret);
+  RecordOpener(RecordOpener&&) noexcept;
+  RecordOpener& operator=(RecordOpener&&) noexcept;
+  ~RecordOpener();
+
+  enum class Event {
+    kNeedMore,     // no whole record in `in`
+    kData,         // `payload` is plaintext inside `in` (decrypted in place); may be empty
+    kClosed,       // close_notify: the peer's orderly end
+    kKeyUpdate,    // the peer moved its key; `respond` tells whether it asks us to move ours (RFC 8446 §4.6.3)
+    kIgnored,      // NewSessionTicket and the like
+  };
+  struct Opened {
+    Event event = Event::kNeedMore;
+    std::span<uint8_t> payload;
+    size_t consumed = 0;  // bytes of `in` this record took
+    bool respond = false;
+  };
+  // Opens the first record of `in`. Errors: kProtocol (malformed, oversized, wrong type, too many key updates),
+  // kTls (bad MAC, or the peer's fatal alert, its code in Error::code()). After an error the opener is dead.
+  Result<Opened> open(std::span<uint8_t> in);
+  [[nodiscard]] uint64_t records() const noexcept;
+  [[nodiscard]] RecordState state() const;
+
+ private:
+  struct Impl;
+  explicit RecordOpener(std::unique_ptr<Impl> impl) noexcept;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fairlead::tls
