@@ -1,0 +1,58 @@
+// Sockets by named operations. Every fd is CLOEXEC and non-blocking from birth unless it says otherwise.
+// Reading and writing return bytes, would-block, end or an Error – would-block is a value (IoState).
+// Thread: any; an fd belongs to one thread at a time.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "base/net_types.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fairlead::net {
+
+enum class IoState : uint8_t { kDone, kWouldBlock, kEnd };
+struct IoResult {
+  IoState state = IoState::kWouldBlock;
+  size_t bytes = 0;  // where kDone
+};
+
+// kEnd: the peer's FIN (recv) – never from send. Errors: the socket's, e.g. ECONNRESET in Error::code().
+Result<IoResult> receive(BorrowedFd fd, std::span<uint8_t> into);
+Result<IoResult> peek(BorrowedFd fd, std::span<uint8_t> into);
+Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from);
+
+Result<UniqueFd> tcp_socket(int family);
+// Starts a connect; completion is EPOLLOUT, then socket_error().
+Result<void> connect(BorrowedFd fd, const SocketAddress& to, int family);
+Result<void> bind(BorrowedFd fd, const SocketAddress& to, int family);
+// SO_REUSEADDR set, listening. `v6_only` for AF_INET6.
+Result<UniqueFd> tcp_listener(const SocketAddress& at, int backlog);
+// kWouldBlock is std::nullopt.
+struct Accepted {
+  UniqueFd fd;
+  SocketAddress peer;
+};
+Result<std::optional<Accepted>> accept(BorrowedFd listener);
+
+Result<SocketAddress> local_address(BorrowedFd fd);
+Result<SocketAddress> peer_address(BorrowedFd fd);
+// SO_ERROR, read and cleared; 0 when there is none.
+[[nodiscard]] int socket_error(BorrowedFd fd) noexcept;
+Result<uint64_t> netns_cookie(BorrowedFd fd);
+
+void set_nodelay(BorrowedFd fd) noexcept;
+// A peer that is silent for `dead_after` while it should answer or acknowledge is given up: keep-alive and
+// TCP_USER_TIMEOUT together (tcp(7)).
+void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexcept;
+// The next close() sends RST instead of FIN: truncated data is never passed off as a clean end.
+void set_reset_on_close(BorrowedFd fd) noexcept;
+void shutdown_write(BorrowedFd fd) noexcept;
+
+}  // namespace fairlead::net

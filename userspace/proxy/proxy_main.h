@@ -1,0 +1,24 @@
+// The proxy process: TLS, HTTP/2, policy and routing for every pod the keeper hands over. No privilege is needed.
+// Thread: run() owns the control thread (contract with the keeper, queries, xDS and certificate callbacks by mailbox) and
+// starts one worker thread per configured core. Returns the exit code when the keeper says drain, or is gone.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "base/unique_fd.h"
+#include "state/clients.h"
+
+namespace fairlead::proxy {
+
+struct ProxyConfig {
+  std::string node;
+  std::string query_socket;  // path of proxy.sock
+  unsigned workers = 1;
+  state::ControllerEndpoint controller;
+  std::chrono::seconds certificate_ttl{24 * 3600};
+};
+
+int run(ProxyConfig config, UniqueFd contract);
+
+}  // namespace fairlead::proxy
