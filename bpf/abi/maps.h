@@ -15,7 +15,8 @@
 #define FL_MAP_INBOUND "fl_inbound"   /* SOCKHASH  fl_listener_key -> listener; keeper */
 #define FL_MAP_SOCKETS "fl_sockets"   /* SK_STORAGE captured socket -> fl_captured (BPF only) */
 #define FL_MAP_COUNTERS "fl_counters" /* PERCPU_ARRAY enum fl_counter -> __u64 */
-#define FL_MAP_ERRORS "fl_errors"     /* PERCPU_HASH/ARRAY failing helpers by site (sites.h) */
+#define FL_MAP_ERRORS "fl_errors"     /* PERCPU_ARRAY enum fl_site (sites.h) -> __u64: failing helpers */
+#define FL_MAP_VERSION "fl_version" /* ARRAY of one __u32: FL_ABI_VERSION of the maps pinned beside it */
 
 #define FL_MAX_DESTS 131072
 #define FL_MAX_PODS 1024

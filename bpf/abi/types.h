@@ -22,7 +22,7 @@ namespace fairlead::abi {
 
 struct fl_address {
 	__u8 octets[16];
-};
+} __attribute__((aligned(4))); /* so that the compiler copies and compares words, not octets */
 
 /* A listener or a peer: where somebody is, as a socket sees it. */
 struct fl_endpoint {
@@ -98,18 +98,22 @@ struct fl_listener_key {
 	__u32 pad;
 };
 
-/* fl_counters: per-CPU array indexed by enum fl_counter. */
+/* fl_counters: per-CPU array indexed by enum fl_counter. X(NAME, name): the name is what user space shows. */
+#define FL_COUNTERS(X)                                                                             \
+	X(CONNECT_SEEN, connect_seen)	    /* TCP connect() to a destination in fl_dests */          \
+	X(CONNECT_CAPTURED, connect_captured) /* rewritten to the agent */                             \
+	X(CONNECT_EXCLUDED, connect_excluded) /* excluded by port or range */                          \
+	X(CONNECT_REFUSED, connect_refused) /* FL_DEST_REFUSE */                                       \
+	X(CONNECT_DENIED, connect_denied)   /* could not be decided: failed closed */                  \
+	X(ORIGINAL_PUBLISHED, original_published) /* fl_origdst written */                             \
+	X(LOOKUP_CAPTURED, lookup_captured) /* inbound connection handed to the agent */               \
+	X(LOOKUP_PASSED, lookup_passed)	    /* from the node itself, over lo, or excluded */           \
+	X(LOOKUP_DROPPED, lookup_dropped)   /* no agent: failed closed */                              \
+	X(NAMES_SHOWN, names_shown)	    /* getpeername/getsockname answers replaced */
 enum fl_counter {
-	FL_COUNT_CONNECT_SEEN = 0,   /* connect() of an enrolled pod */
-	FL_COUNT_CONNECT_CAPTURED,   /* rewritten to the agent */
-	FL_COUNT_CONNECT_EXCLUDED,   /* excluded by port or range */
-	FL_COUNT_CONNECT_REFUSED,    /* FL_DEST_REFUSE */
-	FL_COUNT_CONNECT_DENIED,     /* could not be decided: failed closed */
-	FL_COUNT_ORIGINAL_PUBLISHED, /* fl_origdst written */
-	FL_COUNT_LOOKUP_CAPTURED,    /* inbound connection handed to the agent */
-	FL_COUNT_LOOKUP_PASSED,      /* from the node itself, over lo, or excluded */
-	FL_COUNT_LOOKUP_DROPPED,     /* no agent: failed closed */
-	FL_COUNT_NAMES_SHOWN,        /* getpeername/getsockname answers replaced */
+#define FL_COUNTER_ENUM(id, name) FL_COUNT_##id,
+	FL_COUNTERS(FL_COUNTER_ENUM)
+#undef FL_COUNTER_ENUM
 	FL_COUNT_MAX
 };
 
