@@ -28,6 +28,7 @@ constexpr size_t kSocketBatch = 32;         // sockets per NeedSockets answer
 using PodId = uint64_t;
 
 // proxy → keeper
+struct Synced {};  // the mesh state is in force and fl_dests holds it: pods may be told that they are captured
 struct Hello {
   uint32_t version = kVersion;
 };
@@ -67,7 +68,7 @@ struct Drain {
   uint32_t deadline_ms = 0;  // stop accepting, let streams end, exit
 };
 
-using Message = std::variant<Hello, NeedSockets, Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain>;
+using Message = std::variant<Hello, NeedSockets, Synced, Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain>;
 
 struct Packet {
   Message message;

@@ -9,6 +9,7 @@ namespace fairlead {
 namespace {
 
 constexpr int kEventsPerTurn = 256;
+constexpr uint32_t kBothEdges = static_cast<uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
 
 }  // namespace
 
@@ -40,20 +41,25 @@ Reactor::~Reactor() {
   for (TurnEndHook* hook = hooks_; hook != nullptr; hook = hook->next_) hook->reactor_ = nullptr;
 }
 
-Result<void> Reactor::watch(BorrowedFd fd, IoHandler& handler) {
+Result<void> Reactor::control(int operation, BorrowedFd fd, uint32_t events, IoHandler& handler) {
   epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.events = events;
   event.data.ptr = &handler;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0) return Error::from_errno("epoll_ctl add");
+  if (epoll_ctl(epoll_.get(), operation, fd.get(), &event) != 0) return Error::from_errno("epoll_ctl");
   return {};
 }
 
+Result<void> Reactor::watch(BorrowedFd fd, IoHandler& handler) {
+  return control(EPOLL_CTL_ADD, fd, kBothEdges, handler);
+}
+
+Result<void> Reactor::rearm(BorrowedFd fd, IoHandler& handler) {
+  return control(EPOLL_CTL_MOD, fd, kBothEdges, handler);
+}
+
 Result<void> Reactor::watch_level(BorrowedFd fd, IoHandler& handler, bool exclusive) {
-  epoll_event event{};
-  event.events = EPOLLIN | (exclusive ? static_cast<uint32_t>(EPOLLEXCLUSIVE) : 0u);
-  event.data.ptr = &handler;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0) return Error::from_errno("epoll_ctl add");
-  return {};
+  const uint32_t one_of_many = exclusive ? static_cast<uint32_t>(EPOLLEXCLUSIVE) : 0u;
+  return control(EPOLL_CTL_ADD, fd, EPOLLIN | one_of_many, handler);
 }
 
 void Reactor::unwatch(BorrowedFd fd) noexcept {

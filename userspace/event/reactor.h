@@ -68,6 +68,8 @@ class Reactor {
   // Level-triggered, read side only: for listeners, eventfds and other fds that are not drained every time.
   // `exclusive`: of several reactors that watch the same listener, wake one (EPOLLEXCLUSIVE).
   Result<void> watch_level(BorrowedFd fd, IoHandler& handler, bool exclusive = false);
+  // Asks for the current readiness once more: for a handler that stopped before it was done, to let others run.
+  Result<void> rearm(BorrowedFd fd, IoHandler& handler);
   void unwatch(BorrowedFd fd) noexcept;
 
   void at_turn_end(TurnEndHook& hook) noexcept;
@@ -85,6 +87,7 @@ class Reactor {
  private:
   Reactor(UniqueFd epoll, UniqueFd wake);
   friend class TurnEndHook;
+  Result<void> control(int operation, BorrowedFd fd, uint32_t events, IoHandler& handler);
   void unlink(TurnEndHook& hook) noexcept;
   void run_posted();
   void run_turn_end_hooks() noexcept;

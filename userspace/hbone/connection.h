@@ -94,6 +94,10 @@ class Connection {
   Result<void> receive(std::span<const uint8_t> plaintext);
   // Frames that wait to be sealed. The caller consumes them.
   Buffer& output() noexcept;
+  // The caller has sent what was in output(): streams that were held back by kMaxOutput go on (on_writable, in fair order).
+  void output_drained();
+  // The transport died: every open stream gets on_reset, nothing is written any more.
+  void abort();
 
   // --- streams -------------------------------------------------------------------------------------------------
   // Client: sends HEADERS. kExhausted at the peer's limit of streams, kClosed after GOAWAY.

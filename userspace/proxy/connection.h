@@ -1,0 +1,71 @@
+// What every proxied connection is to its worker: a record that can be listed, a set-up task, and a way to end.
+// Ownership: the worker's table; finish() takes it out and destroys it at the end of the turn.
+// Thread: the worker's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "base/net_types.h"
+#include "base/spiffe_id.h"
+#include "event/reactor.h"
+#include "event/task.h"
+#include "state/snapshot.h"
+
+namespace fairlead::proxy {
+
+class Pod;
+class Worker;
+
+enum class TunnelKind : uint8_t { kNone, kInPlace, kHbone };
+std::string_view to_string(TunnelKind kind) noexcept;
+
+struct ConnectionRecord {
+  uint64_t id = 0;
+  bool inbound = false;
+  TunnelKind tunnel = TunnelKind::kNone;
+  SocketAddress source;       // the true client
+  SocketAddress destination;  // as the client asked
+  SocketAddress endpoint;     // the application
+  std::shared_ptr<const state::Service> service;
+  std::shared_ptr<const SpiffeId> peer;  // null: plaintext
+  uint64_t sent = 0;                     // to the application's peer
+  uint64_t received = 0;
+  TimePoint since{};
+  std::string_view state = "connecting";  // a literal
+};
+
+class Connection : public Deferred {
+ public:
+  Connection(Worker& worker, std::shared_ptr<Pod> pod, bool inbound);
+  ~Connection() override;
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  void start() { (task_ = run()).start(); }
+  [[nodiscard]] virtual ConnectionRecord record() const { return record_; }
+  [[nodiscard]] const Pod& pod() const noexcept { return *pod_; }
+  // Ends at once, by reset: the pod is gone or the drain is over.
+  virtual void abort() noexcept = 0;
+
+ protected:
+  virtual Task<void> run() = 0;
+  // Frees the set-up frame: what follows is event-driven. Called as the last act of run().
+  void set_up_done();
+  // Takes the connection out of the table; it is destroyed at the end of this turn. `orderly`: whole, or reset.
+  void finish(bool orderly) noexcept;
+
+  Worker& worker_;
+  std::shared_ptr<Pod> pod_;
+  ConnectionRecord record_;
+
+ private:
+  friend class Worker;
+  Task<void> task_;
+  Connection* next_ = nullptr;
+  Connection* previous_ = nullptr;
+  bool finished_ = false;
+};
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,315 @@
+#include "proxy/control.h"
+
+#include <fcntl.h>
+
+#include <future>
+
+#include "base/log.h"
+#include "proxy/reports_json.h"
+
+namespace fairlead::proxy {
+namespace {
+
+constexpr size_t kMaxOutgoing = 4096;  // messages kept while the keeper is slow
+constexpr std::chrono::milliseconds kRetry{20};
+constexpr std::chrono::seconds kReportDeadline{2};
+
+Result<UniqueFd> duplicate(BorrowedFd fd) {
+  UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) return Error::from_errno("dup");
+  return copy;
+}
+
+}  // namespace
+
+Control::Control(ProxyConfig config, UniqueFd contract)
+    : config_(std::move(config)), contract_(std::move(contract)), started_(Clock::now()), deadline_(*this), retry_(*this) {}
+
+Control::~Control() {
+  if (xds_ != nullptr) xds_->stop();
+  if (certificates_ != nullptr) certificates_->stop();
+  for (auto& worker : workers_) worker->stop();
+  workers_.clear();
+  queries_.reset();
+}
+
+int Control::run() {
+  auto reactor = Reactor::create();
+  if (!reactor) {
+    log::error("proxy", "{}", reactor.error().text());
+    return 1;
+  }
+  reactor_ = std::move(*reactor);
+  auto queries = net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
+                                          [this](std::string_view verb, std::string_view, const net::QueryPeer&) {
+                                            return answer(verb);
+                                          });
+  if (!queries) {
+    log::error("proxy", "{}", queries.error().text());
+    return 1;
+  }
+  queries_ = std::move(*queries);
+  const Result<void> watched = reactor_->watch_level(contract_, *this);
+  if (!watched) {
+    log::error("proxy", "{}", watched.error().text());
+    return 1;
+  }
+  send_to_keeper(contract::Hello{});
+  reactor_->run();
+  return exit_code_;
+}
+
+void Control::leave(int code) {
+  if (leaving_) return;
+  leaving_ = true;
+  exit_code_ = code;
+  reactor_->stop();
+}
+
+// ---- the keeper ---------------------------------------------------------------------------------------------------------
+
+void Control::on_io(uint32_t) noexcept {
+  while (!leaving_) {
+    auto received = contract::receive(contract_);
+    if (!received) {
+      log::error("proxy", "keeper: {}", received.error().text());
+      return leave(1);
+    }
+    if (received->state == contract::ReceiveState::kWouldBlock) return;
+    if (received->state == contract::ReceiveState::kClosed) {
+      log::warn("proxy", "the keeper is gone, leaving");
+      return leave(1);
+    }
+    if (!handle(std::move(received->packet))) return leave(1);
+  }
+}
+
+bool Control::handle(contract::Packet packet) {
+  auto& message = packet.message;
+  if (auto* hello = std::get_if<contract::Welcome>(&message)) {
+    Result<void> result = hello->version == contract::kVersion
+                              ? welcome(std::move(packet.fds))
+                              : Error(ErrorKind::kProtocol, fmt::format("keeper speaks version {}", hello->version));
+    if (!result) log::error("proxy", "welcome: {}", result.error().text());
+    return result.has_value();
+  }
+  if (workers_.empty()) {
+    log::error("proxy", "the keeper did not say welcome first");
+    return false;
+  }
+  if (auto* added = std::get_if<contract::PodAdded>(&message)) {
+    add_pod(std::move(*added), std::move(packet.fds));
+  } else if (auto* removed = std::get_if<contract::PodRemoved>(&message)) {
+    remove_pod(removed->pod);
+  } else if (auto* sockets = std::get_if<contract::Sockets>(&message)) {
+    give_sockets(*sockets, std::move(packet.fds));
+  } else if (auto* order = std::get_if<contract::Drain>(&message)) {
+    drain(order->deadline_ms);
+  } else if (!std::holds_alternative<contract::Ready>(message)) {
+    log::error("proxy", "unexpected message of the keeper");
+    return false;
+  }
+  return true;
+}
+
+Result<void> Control::welcome(std::vector<UniqueFd> maps) {
+  if (maps.size() != 3 || !workers_.empty()) return Error(ErrorKind::kProtocol, "want three maps, once");
+  destinations_ = std::make_unique<ebpf::Destinations>(std::move(maps[0]));
+  originals_ = std::make_unique<ebpf::OriginalDestinations>(std::move(maps[1]));
+  clients_ = std::make_unique<ebpf::ClientNames>(std::move(maps[2]));
+  FL_TRY(start_workers());
+  xds_ = std::make_unique<state::XdsClient>(config_.controller, [this](state::SnapshotPtr snapshot) {
+    reactor_->send([this, snapshot = std::move(snapshot)] { apply_snapshot(snapshot); });
+  });
+  certificates_ = std::make_unique<state::CertificateClient>(
+      config_.controller, config_.certificate_ttl, [this](std::shared_ptr<const tls::Credentials> credentials) {
+        reactor_->send([this, credentials = std::move(credentials)] {
+          for (auto& worker : workers_) worker->set_credentials(credentials);
+        });
+      });
+  certificates_->start();
+  xds_->start();
+  return {};
+}
+
+Result<void> Control::start_workers() {
+  Worker::Shared shared;
+  shared.originals = originals_.get();
+  shared.clients = clients_.get();
+  shared.need_sockets = [this](Worker& worker, contract::PodId pod, int family) {
+    reactor_->send([this, &worker, pod, family] { need_sockets(worker, pod, family); });
+  };
+  for (unsigned i = 0; i < config_.workers; ++i) {
+    FL_TRY_ASSIGN(auto worker, Worker::create(shared));
+    worker->start();
+    workers_.push_back(std::move(worker));
+  }
+  return {};
+}
+
+void Control::add_pod(contract::PodAdded pod, std::vector<UniqueFd> listeners) {
+  if (listeners.size() != (pod.has_v6 ? 4u : 2u)) {
+    log::error("proxy", "pod {}/{} came with {} listeners, ignoring it", pod.ns, pod.name, listeners.size());
+    return;
+  }
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    std::vector<UniqueFd> copies;
+    for (const UniqueFd& listener : listeners) {
+      auto copy = duplicate(listener);
+      if (copy) copies.push_back(std::move(*copy));
+    }
+    if (copies.size() != listeners.size()) {
+      log::error("proxy", "pod {}/{}: out of file descriptors", pod.ns, pod.name);
+      continue;
+    }
+    workers_[i]->add_pod(pod, std::move(copies));
+  }
+  pods_[pod.pod] = std::move(pod);
+  refresh_identities();
+}
+
+void Control::remove_pod(contract::PodId pod) {
+  pods_.erase(pod);
+  std::erase_if(askers_, [pod](const auto& entry) { return entry.first.first == pod; });
+  for (auto& worker : workers_) worker->remove_pod(pod);
+  refresh_identities();
+}
+
+void Control::need_sockets(Worker& worker, contract::PodId pod, int family) {
+  if (!pods_.contains(pod)) return;
+  askers_[{pod, family}].push_back(&worker);
+  send_to_keeper(contract::NeedSockets{pod, static_cast<uint8_t>(family), contract::kSocketBatch});
+}
+
+void Control::give_sockets(const contract::Sockets& sockets, std::vector<UniqueFd> fds) {
+  const auto found = askers_.find({sockets.pod, sockets.family});
+  if (found == askers_.end() || found->second.empty()) return;  // the pod went meanwhile
+  Worker* worker = found->second.front();
+  found->second.pop_front();
+  worker->give_sockets(sockets.pod, sockets.family, std::move(fds));
+}
+
+void Control::send_to_keeper(contract::Message message) {
+  if (outgoing_.size() >= kMaxOutgoing) {
+    log::error("proxy", "the keeper does not read: {} messages wait", outgoing_.size());
+    return leave(1);
+  }
+  outgoing_.push_back(std::move(message));
+  flush_to_keeper();
+}
+
+void Control::flush_to_keeper() {
+  while (!outgoing_.empty()) {
+    auto sent = contract::send(contract_, outgoing_.front());
+    if (!sent) {
+      log::error("proxy", "keeper: {}", sent.error().text());
+      return leave(1);
+    }
+    if (!*sent) {
+      reactor_->timers().arm(retry_, reactor_->now() + kRetry);
+      return;
+    }
+    outgoing_.pop_front();
+  }
+}
+
+void Control::drain(uint32_t deadline_ms) {
+  if (draining_workers_ != 0) return;
+  log::info("proxy", "draining for at most {} ms", deadline_ms);
+  draining_workers_ = workers_.size();
+  reactor_->timers().arm(deadline_, reactor_->now() + std::chrono::milliseconds(deadline_ms));
+  for (auto& worker : workers_) {
+    worker->drain([this] {
+      reactor_->send([this] {
+        if (--draining_workers_ == 0) leave(0);
+      });
+    });
+  }
+}
+
+// ---- mesh state ---------------------------------------------------------------------------------------------------------
+
+// Workers first, the capture map after the last of them: what is captured can be resolved.
+void Control::apply_snapshot(state::SnapshotPtr snapshot) {
+  snapshot_ = snapshot;
+  auto missing = std::make_shared<size_t>(workers_.size());
+  for (auto& worker : workers_) {
+    worker->set_snapshot(snapshot, [this, snapshot, missing] {
+      reactor_->send([this, snapshot, missing] {
+        if (--*missing == 0) snapshot_taken(snapshot);
+      });
+    });
+  }
+  refresh_identities();
+}
+
+void Control::snapshot_taken(const state::SnapshotPtr& snapshot) {
+  if (snapshot != snapshot_) return;  // a newer one is on its way
+  const Result<void> written = destinations_->replace(snapshot->destinations());
+  if (!written) log::error("proxy", "capture map: {}", written.error().text());
+  if (written && !destinations_written_) {
+    destinations_written_ = true;
+    log::info("proxy", "synced: {} workloads, {} services, {} policies", snapshot->workloads().size(),
+              snapshot->services().size(), snapshot->policies().size());
+    send_to_keeper(contract::Synced{});
+  }
+}
+
+// A certificate for every identity of the pods here, as the mesh knows them.
+void Control::refresh_identities() {
+  if (snapshot_ == nullptr) return;
+  std::set<SpiffeId> wanted;
+  for (const auto& [id, pod] : pods_) {
+    for (const IpAddress& address : pod.addresses) {
+      const auto workload = snapshot_->workload(address);
+      if (workload == nullptr || workload->ns != pod.ns) continue;
+      if (workload->identity.service_account == pod.service_account) wanted.insert(workload->identity);
+    }
+  }
+  for (const SpiffeId& id : wanted) certificates_->want(id);  // idempotent
+  for (const SpiffeId& id : identities_) {
+    if (!wanted.contains(id)) certificates_->forget(id);
+  }
+  identities_ = std::move(wanted);
+}
+
+// ---- queries ------------------------------------------------------------------------------------------------------------
+
+std::vector<WorkerReport> Control::gather_reports() {
+  std::vector<std::future<WorkerReport>> pending;
+  for (auto& worker : workers_) {
+    auto promise = std::make_shared<std::promise<WorkerReport>>();
+    pending.push_back(promise->get_future());
+    worker->report([promise](WorkerReport report) { promise->set_value(std::move(report)); });
+  }
+  std::vector<WorkerReport> reports;
+  for (auto& future : pending) {
+    // A worker turn is milliseconds; one that hangs is left out rather than waited for.
+    if (future.wait_for(kReportDeadline) == std::future_status::ready) reports.push_back(future.get());
+  }
+  return reports;
+}
+
+std::string Control::answer(std::string_view verb) {
+  static const state::Snapshot kEmpty;
+  const state::Snapshot& snapshot = snapshot_ != nullptr ? *snapshot_ : kEmpty;
+  if (verb == "workloads") return workloads_json(snapshot);
+  if (verb == "services") return services_json(snapshot);
+  if (verb == "policies") return policies_json(snapshot);
+  if (verb == "connections") return connections_json(gather_reports());
+  if (verb == "decisions") return decisions_json(gather_reports());
+  if (verb == "certs") {
+    return certificates_json(certificates_ != nullptr ? certificates_->status() : std::vector<state::CertificateClient::Status>());
+  }
+  if (verb != "status") return error_json(fmt::format("unknown question '{}'", verb));
+  ProxyStatus status;
+  status.node = config_.node;
+  status.uptime = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - started_);
+  status.workers = workers_.size();
+  status.ready = destinations_written_;
+  status.controller_address = config_.controller.address;
+  if (xds_ != nullptr) status.controller = xds_->status();
+  return status_json(status, snapshot, gather_reports());
+}
+
+}  // namespace fairlead::proxy

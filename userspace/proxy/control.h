@@ -1,0 +1,78 @@
+// The control thread of the proxy: everything that is slow or rare. Talks to the keeper, takes snapshots and certificates
+// from their clients' threads, hands all of it to the workers, answers local queries.
+// Thread: run() and everything private on the caller's thread; the clients' callbacks only post.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "contract/keeper_proxy.h"
+#include "ebpf/flow_maps.h"
+#include "event/reactor.h"
+#include "net/query.h"
+#include "proxy/proxy_main.h"
+#include "proxy/worker.h"
+#include "state/clients.h"
+
+namespace fairlead::proxy {
+
+class Control final : private IoHandler {
+ public:
+  Control(ProxyConfig config, UniqueFd contract);
+  ~Control();
+  // Until the keeper says drain and all is quiet, or is gone. The exit code of the process.
+  int run();
+
+ private:
+  void on_io(uint32_t events) noexcept override;  // the contract socket
+  bool handle(contract::Packet packet);
+  Result<void> welcome(std::vector<UniqueFd> maps);
+  Result<void> start_workers();
+  void add_pod(contract::PodAdded pod, std::vector<UniqueFd> listeners);
+  void remove_pod(contract::PodId pod);
+  void give_sockets(const contract::Sockets& sockets, std::vector<UniqueFd> fds);
+  void need_sockets(Worker& worker, contract::PodId pod, int family);
+  void send_to_keeper(contract::Message message);
+  void flush_to_keeper();
+  void drain(uint32_t deadline_ms);
+  void leave(int code);
+  void on_deadline() noexcept { leave(0); }
+  void on_retry() noexcept { flush_to_keeper(); }
+
+  void apply_snapshot(state::SnapshotPtr snapshot);
+  void snapshot_taken(const state::SnapshotPtr& snapshot);
+  void refresh_identities();
+  std::string answer(std::string_view verb);
+  std::vector<WorkerReport> gather_reports();
+
+  ProxyConfig config_;
+  UniqueFd contract_;
+  std::unique_ptr<Reactor> reactor_;
+  std::unique_ptr<ebpf::Destinations> destinations_;
+  std::unique_ptr<ebpf::OriginalDestinations> originals_;
+  std::unique_ptr<ebpf::ClientNames> clients_;
+  std::unique_ptr<state::XdsClient> xds_;
+  std::unique_ptr<state::CertificateClient> certificates_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<net::QueryServer> queries_;
+  state::SnapshotPtr snapshot_;
+  bool destinations_written_ = false;
+  std::map<contract::PodId, contract::PodAdded> pods_;
+  std::set<SpiffeId> identities_;
+  // Who asked for sockets, in the order of the keeper's answers.
+  std::map<std::pair<contract::PodId, int>, std::deque<Worker*>> askers_;
+  std::deque<contract::Message> outgoing_;
+  size_t draining_workers_ = 0;
+  int exit_code_ = 0;
+  bool leaving_ = false;
+  TimePoint started_;
+  Alarm<Control, &Control::on_deadline> deadline_;
+  Alarm<Control, &Control::on_retry> retry_;
+};
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,145 @@
+#include "proxy/outbound.h"
+
+#include "base/log.h"
+#include "net/socket.h"
+#include "proxy/handshaking.h"
+#include "proxy/tunnel_pool.h"
+#include "proxy/worker.h"
+
+namespace fairlead::proxy {
+
+OutboundConnection::OutboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd application,
+                                       const SocketAddress& client)
+    : Connection(worker, std::move(pod), false), application_(std::move(application)), client_(client) {
+  record_.source = client;
+}
+
+ConnectionRecord OutboundConnection::record() const {
+  ConnectionRecord record = record_;
+  if (stream_) {
+    record.sent = stream_->sent();
+    record.received = stream_->received();
+  } else if (sockets_ != nullptr) {
+    record.sent = sockets_->moved(0);
+    record.received = sockets_->moved(1);
+  }
+  return record;
+}
+
+void OutboundConnection::abort() noexcept {
+  if (stream_) stream_->abort();
+  if (sockets_ != nullptr) sockets_->abort();
+  if (application_) net::set_reset_on_close(application_);
+  application_.reset();
+  finish(false);
+}
+
+Task<void> OutboundConnection::run() {
+  Result<void> result = co_await set_up();
+  if (!result) {
+    log::debug("outbound", "{} {} -> {}: {}", pod_->full_name(), client_.to_string(), record_.destination.to_string(),
+               result.error().text());
+    abort();
+  } else {
+    record_.state = "open";
+    set_up_done();
+  }
+}
+
+Task<Result<void>> OutboundConnection::set_up() {
+  auto original = worker_.shared().originals->take(pod_->id(), client_);
+  if (!original) co_return Error(std::move(original).error());
+  if (!original->has_value()) {
+    // Nobody was captured from there: a process of the pod that dials the listener itself.
+    ++worker_.counters().outbound_no_original;
+    co_return Error(ErrorKind::kDenied, "no original destination");
+  }
+  record_.destination = **original;
+  const auto& own = pod_->info().addresses;
+  Target target = resolve(*worker_.snapshot(), own, record_.destination, [this](size_t n) { return worker_.pick(n); });
+  record_.endpoint = target.endpoint;
+  record_.service = target.service;
+  // The captured socket looks out from loopback; the world knows it by the pod's address.
+  for (const IpAddress& address : own) {
+    if (client_.ip.is_loopback() && address.is_v4() == client_.ip.is_v4()) record_.source.ip = address;
+  }
+  Result<void> result;
+  switch (target.kind) {
+    case Target::Kind::kTunnelInPlace:
+    case Target::Kind::kTunnelHbone: result = co_await through_tunnel(std::move(target)); break;
+    case Target::Kind::kSelf: result = co_await to_self(std::move(target)); break;
+    case Target::Kind::kPlain: result = co_await plain(std::move(target)); break;
+    case Target::Kind::kRefused:
+      ++worker_.counters().outbound_unresolved;
+      result = Error(ErrorKind::kNotFound, std::string(target.why));
+      break;
+  }
+  co_return result;
+}
+
+Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
+  const bool in_place = target.kind == Target::Kind::kTunnelInPlace;
+  record_.tunnel = in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
+  TunnelKey key;
+  key.address = target.endpoint;
+  if (!in_place) key.address.port = kHbonePort;
+  key.identity = target.workload->identity;
+  key.in_place = in_place;
+  const TimePoint deadline = worker_.reactor().now() + kIdentityDeadline + kConnectDeadline;
+  Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(std::move(key), deadline);
+  if (!tunnel) {
+    ++worker_.counters().outbound_failed;
+    co_return Error(std::move(tunnel).error());
+  }
+  record_.peer = (*tunnel)->peer();
+  hbone::ConnectRequest request;
+  request.authority = target.endpoint.to_string();
+  request.forwarded = fmt::format("for=\"{}\"", record_.source.to_string());
+  if (target.service != nullptr) request.forwarded += fmt::format(";host={}", target.service->hostname);
+  stream_.emplace(worker_.reactor(), worker_.counters(), *this);
+  FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
+  if (stream_->status() == 0) {
+    const bool told = co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
+    if (!told) co_return Error(ErrorKind::kTimeout, "CONNECT was not answered in time");
+  }
+  if (stream_->status() != 200) {
+    ++(stream_->status() == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
+    co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", stream_->status()));
+  }
+  co_return stream_->start(std::move(application_));
+}
+
+// Over lo no sk_lookup program runs: there is no tunnel to oneself. The policy is the same, judged here.
+Task<Result<void>> OutboundConnection::to_self(Target target) {
+  auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
+  if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
+  if (!worker_.decide(*pod_, false, record_.source, &credentials->id(), target.endpoint, target.workload.get())) {
+    co_return Error(ErrorKind::kDenied, "denied by policy");
+  }
+  Result<ApplicationSocket> application = co_await connect_application(worker_, pod_, target.endpoint, record_.source);
+  if (!application) {
+    ++worker_.counters().application_refused;
+    co_return Error(std::move(application).error());
+  }
+  name_ = std::move(application->name);
+  sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
+  co_return sockets_->start(std::move(application_), std::move(application->fd), Buffer(), false);
+}
+
+Task<Result<void>> OutboundConnection::plain(Target target) {
+  ++worker_.counters().outbound_plain;
+  const int family = target.endpoint.family();
+  Result<UniqueFd> socket = co_await pod_->take_socket(family);
+  if (!socket) co_return Error(std::move(socket).error());
+  UniqueFd fd = std::move(*socket);
+  FL_CO_TRY(net::connect(fd, target.endpoint, family));
+  FdWaiter waiter(worker_.reactor());
+  FL_CO_TRY(waiter.open(fd));
+  Result<void> connected = co_await finish_connect(waiter, fd, worker_.reactor().now() + kConnectDeadline);
+  waiter.close();
+  if (!connected) co_return Error(std::move(connected).error());
+  sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
+  co_return sockets_->start(std::move(application_), std::move(fd), Buffer(), false);
+}
+
+}  // namespace fairlead::proxy

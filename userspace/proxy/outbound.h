@@ -1,0 +1,37 @@
+// A connection that an application of an enrolled pod made to a mesh destination: captured, resolved, tunnelled.
+// Everything that fails resets the application's socket: it was told "connected" by the kernel already.
+#pragma once
+
+#include <optional>
+
+#include "proxy/application.h"
+#include "proxy/connection.h"
+#include "proxy/resolve.h"
+#include "proxy/socket_relay.h"
+#include "proxy/stream_relay.h"
+
+namespace fairlead::proxy {
+
+class OutboundConnection final : public Connection, public RelayOwner {
+ public:
+  // `client`: the captured socket's own address, as accept() gave it.
+  OutboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd application, const SocketAddress& client);
+  [[nodiscard]] ConnectionRecord record() const override;
+  void abort() noexcept override;
+
+ private:
+  Task<void> run() override;
+  Task<Result<void>> set_up();
+  Task<Result<void>> through_tunnel(Target target);
+  Task<Result<void>> to_self(Target target);
+  Task<Result<void>> plain(Target target);
+  void on_relay_end(bool orderly) noexcept override { finish(orderly); }
+
+  UniqueFd application_;
+  SocketAddress client_;
+  ClientName name_;
+  std::optional<StreamRelay> stream_;
+  std::unique_ptr<SocketRelay> sockets_;
+};
+
+}  // namespace fairlead::proxy

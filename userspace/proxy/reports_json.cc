@@ -1,0 +1,201 @@
+#include "proxy/reports_json.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+namespace fairlead::proxy {
+namespace {
+
+using nlohmann::json;
+
+// Strings from outside may hold anything: what is not UTF-8 is replaced, never thrown over.
+std::string dump(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace); }
+
+std::string rfc3339(std::chrono::system_clock::time_point time) {
+  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+  if (since <= 0) return "";
+  const time_t seconds = since / 1000;
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
+                     utc.tm_hour, utc.tm_min, utc.tm_sec, since % 1000);
+}
+
+json addresses_of(const std::vector<IpAddress>& addresses) {
+  json list = json::array();
+  for (const IpAddress& address : addresses) list.push_back(address.to_string());
+  return list;
+}
+
+std::string_view tunnel_of(const state::Workload& workload) {
+  if (workload.tunnel == state::Tunnel::kNone) return "none";
+  return workload.in_place ? "in-place" : "hbone";
+}
+
+std::string_view scope_of(policy::Scope scope) {
+  switch (scope) {
+    case policy::Scope::kGlobal: return "mesh";
+    case policy::Scope::kNamespace: return "namespace";
+    case policy::Scope::kWorkload: return "workload";
+  }
+  return "workload";
+}
+
+json ports_of(const std::vector<state::ServicePort>& ports) {
+  json list = json::array();
+  for (const auto& port : ports) list.push_back({{"servicePort", port.service_port}, {"targetPort", port.target_port}});
+  return list;
+}
+
+}  // namespace
+
+std::string error_json(std::string_view text) { return dump(json{{"error", text}}); }
+
+std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,
+                        const std::vector<WorkerReport>& reports) {
+  Counters counters;
+  size_t inbound = 0;
+  size_t outbound = 0;
+  size_t tunnels = 0;
+  for (const WorkerReport& report : reports) {
+    counters.add(report.counters);
+    inbound += report.inbound;
+    outbound += report.outbound;
+    tunnels += report.tunnels;
+  }
+  json named = json::object();
+  counters.each([&](std::string_view name, uint64_t value) { named[std::string(name)] = value; });
+  const json controller{{"address", status.controller_address},   {"connected", status.controller.connected},
+                        {"synced", status.controller.synced},     {"pushes", status.controller.pushes},
+                        {"rejected", status.controller.rejected}, {"lastError", status.controller.last_error}};
+  return dump(json{{"node", status.node},
+                   {"pid", ::getpid()},
+                   {"uptimeSeconds", status.uptime.count()},
+                   {"workers", status.workers},
+                   {"ready", status.ready},
+                   {"controller", controller},
+                   {"snapshot",
+                    {{"version", snapshot.version()},
+                     {"workloads", snapshot.workloads().size()},
+                     {"services", snapshot.services().size()},
+                     {"policies", snapshot.policies().size()}}},
+                   {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
+                   {"tunnels", {{"open", tunnels}}},
+                   {"counters", named}});
+}
+
+std::string workloads_json(const state::Snapshot& snapshot) {
+  json list = json::array();
+  for (const auto& workload : snapshot.workloads()) {
+    json services = json::array();
+    for (const auto& [name, ports] : workload->services) services.push_back(name);
+    json policies = json::array();
+    for (const auto& policy : workload->policies) policies.push_back(policy->full_name());
+    list.push_back({{"name", workload->name},
+                    {"namespace", workload->ns},
+                    {"node", workload->node},
+                    {"addresses", addresses_of(workload->addresses)},
+                    {"identity", workload->identity.uri()},
+                    {"tunnel", tunnel_of(*workload)},
+                    {"services", services},
+                    {"policies", policies}});
+  }
+  return dump(list);
+}
+
+std::string services_json(const state::Snapshot& snapshot) {
+  json list = json::array();
+  for (const auto& service : snapshot.services()) {
+    json endpoints = json::array();
+    for (const auto& endpoint : service->endpoints) {
+      endpoints.push_back({{"workload", endpoint.workload->ns + "/" + endpoint.workload->name},
+                           {"addresses", addresses_of(endpoint.workload->addresses)}});
+    }
+    list.push_back({{"name", service->name},
+                    {"namespace", service->ns},
+                    {"hostname", service->hostname},
+                    {"addresses", addresses_of(service->addresses)},
+                    {"ports", ports_of(service->ports)},
+                    {"endpoints", endpoints}});
+  }
+  return dump(list);
+}
+
+std::string policies_json(const state::Snapshot& snapshot) {
+  json list = json::array();
+  for (const auto& policy : snapshot.policies()) {
+    list.push_back({{"name", policy->name},
+                    {"namespace", policy->ns},
+                    {"scope", scope_of(policy->scope)},
+                    {"action", policy->action == policy::Action::kAllow ? "ALLOW" : "DENY"},
+                    {"rules", policy->rules.size()}});
+  }
+  return dump(list);
+}
+
+std::string connections_json(const std::vector<WorkerReport>& reports) {
+  json list = json::array();
+  const TimePoint now = Clock::now();
+  for (size_t worker = 0; worker < reports.size(); ++worker) {
+    for (const auto& [pod, record] : reports[worker].connections) {
+      const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - record.since).count();
+      list.push_back({{"id", fmt::format("{}-{}", worker, record.id)},
+                      {"direction", record.inbound ? "inbound" : "outbound"},
+                      {"pod", pod},
+                      {"source", record.source.to_string()},
+                      {"destination", record.destination.to_string()},
+                      {"endpoint", record.endpoint.to_string()},
+                      {"service", record.service != nullptr ? record.service->full_name() : ""},
+                      {"peer", record.peer != nullptr ? record.peer->uri() : ""},
+                      {"tunnel", to_string(record.tunnel)},
+                      {"state", record.state},
+                      {"bytesSent", record.sent},
+                      {"bytesReceived", record.received},
+                      {"ageMs", age}});
+    }
+  }
+  return dump(list);
+}
+
+std::string decisions_json(const std::vector<WorkerReport>& reports) {
+  std::vector<const DecisionRecord*> records;
+  for (const WorkerReport& report : reports) {
+    for (const DecisionRecord& record : report.decisions) records.push_back(&record);
+  }
+  std::sort(records.begin(), records.end(),
+                   [](const DecisionRecord* a, const DecisionRecord* b) { return a->time > b->time; });
+  json list = json::array();
+  for (const DecisionRecord* record : records) {
+    list.push_back({{"time", rfc3339(record->time)},
+                    {"direction", record->inbound ? "inbound" : "outbound"},
+                    {"pod", record->pod},
+                    {"source", record->source.to_string()},
+                    {"principal", record->principal},
+                    {"destination", record->destination.to_string()},
+                    {"allowed", record->allowed},
+                    {"policy", record->policy},
+                    {"rule", record->rule},
+                    {"reason", record->reason}});
+  }
+  return dump(list);
+}
+
+std::string certificates_json(const std::vector<state::CertificateClient::Status>& certificates) {
+  json list = json::array();
+  for (const auto& certificate : certificates) {
+    list.push_back({{"identity", certificate.id.uri()},
+                    {"ready", certificate.ready},
+                    {"serial", certificate.serial},
+                    {"notBefore", rfc3339(certificate.not_before)},
+                    {"notAfter", rfc3339(certificate.not_after)},
+                    {"nextAttempt", rfc3339(certificate.next_attempt)},
+                    {"lastError", certificate.last_error}});
+  }
+  return dump(list);
+}
+
+}  // namespace fairlead::proxy

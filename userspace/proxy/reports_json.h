@@ -1,0 +1,32 @@
+// The answers of proxy.sock as JSON documents: stable API of the CLI.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "proxy/worker.h"
+#include "state/clients.h"
+#include "state/snapshot.h"
+
+namespace fairlead::proxy {
+
+struct ProxyStatus {
+  std::string node;
+  std::chrono::seconds uptime{};
+  size_t workers = 0;
+  bool ready = false;  // a snapshot is in force and the capture map holds it
+  std::string controller_address;
+  state::XdsStatus controller;
+};
+
+std::string error_json(std::string_view text);
+std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot, const std::vector<WorkerReport>& reports);
+std::string workloads_json(const state::Snapshot& snapshot);
+std::string services_json(const state::Snapshot& snapshot);
+std::string policies_json(const state::Snapshot& snapshot);
+std::string connections_json(const std::vector<WorkerReport>& reports);
+std::string decisions_json(const std::vector<WorkerReport>& reports);
+std::string certificates_json(const std::vector<state::CertificateClient::Status>& certificates);
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,68 @@
+#include "proxy/resolve.h"
+
+#include <algorithm>
+
+namespace fairlead::proxy {
+namespace {
+
+using state::Endpoint;
+using state::Service;
+using state::Workload;
+
+// The endpoint's address of the family the client asked for; any other rather than none.
+const IpAddress* address_of(const Workload& workload, bool v4) {
+  const auto same = std::find_if(workload.addresses.begin(), workload.addresses.end(),
+                                 [v4](const IpAddress& address) { return address.is_v4() == v4; });
+  if (same != workload.addresses.end()) return &*same;
+  return workload.addresses.empty() ? nullptr : &workload.addresses.front();
+}
+
+bool usable(const Service& service, const Endpoint& endpoint, uint16_t port) {
+  return endpoint.workload->healthy && !endpoint.workload->addresses.empty() && service.target_port(endpoint, port) != 0;
+}
+
+Target::Kind kind_of(const Workload& workload, std::span<const IpAddress> own, const IpAddress& address) {
+  if (std::find(own.begin(), own.end(), address) != own.end()) return Target::Kind::kSelf;
+  if (workload.tunnel == state::Tunnel::kNone) return Target::Kind::kPlain;
+  return workload.in_place ? Target::Kind::kTunnelInPlace : Target::Kind::kTunnelHbone;
+}
+
+Target refused(std::string_view why) {
+  Target target;
+  target.why = why;
+  return target;
+}
+
+Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddress> own, const SocketAddress& original,
+                  const std::function<size_t(size_t)>& pick) {
+  const auto& endpoints = service->endpoints;
+  const auto fits = [&](const Endpoint& endpoint) { return usable(*service, endpoint, original.port); };
+  const auto count = static_cast<size_t>(std::count_if(endpoints.begin(), endpoints.end(), fits));
+  if (count == 0) return refused("the service has no endpoint for this port");
+  size_t skip = pick(count);
+  const auto chosen = std::find_if(endpoints.begin(), endpoints.end(),
+                                   [&](const Endpoint& endpoint) { return fits(endpoint) && skip-- == 0; });
+  const IpAddress* address = address_of(*chosen->workload, original.ip.is_v4());
+  Target target;
+  target.kind = kind_of(*chosen->workload, own, *address);
+  target.workload = chosen->workload;
+  target.endpoint = {*address, service->target_port(*chosen, original.port)};
+  target.service = std::move(service);
+  return target;
+}
+
+}  // namespace
+
+Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, const SocketAddress& original,
+               const std::function<size_t(size_t)>& pick) {
+  if (auto service = snapshot.service(original.ip)) return to_service(std::move(service), own, original, pick);
+  auto workload = snapshot.workload(original.ip);
+  if (workload == nullptr) return refused("the mesh does not know this destination");
+  Target target;
+  target.kind = kind_of(*workload, own, original.ip);
+  target.workload = std::move(workload);
+  target.endpoint = original;
+  return target;
+}
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,186 @@
+#include "proxy/stream_relay.h"
+
+#include <algorithm>
+
+#include "net/socket.h"
+#include "proxy/limits.h"
+
+namespace fairlead::proxy {
+
+StreamRelay::~StreamRelay() { abort(); }
+
+Result<void> StreamRelay::open(hbone::Connection& connection, const hbone::ConnectRequest& request) {
+  FL_TRY_ASSIGN(stream_, connection.open(request, *this));
+  connection_ = &connection;
+  return {};
+}
+
+void StreamRelay::adopt(hbone::Connection& connection, hbone::StreamId stream) noexcept {
+  connection_ = &connection;
+  stream_ = stream;
+}
+
+void StreamRelay::refuse(int status) noexcept {
+  if (connection_ != nullptr) std::exchange(connection_, nullptr)->respond(stream_, status);
+}
+
+Result<void> StreamRelay::start(UniqueFd application) {
+  application_ = std::move(application);
+  state_ = State::kRelaying;
+  net::set_nodelay(application_);
+  FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
+  return {};
+}
+
+void StreamRelay::abort() noexcept {
+  if (state_ == State::kOver) return;
+  state_ = State::kOver;
+  if (connection_ != nullptr) std::exchange(connection_, nullptr)->reset(stream_, hbone::ErrorCode::kCancel);
+  release_application(true);
+  answer_.notify_all();
+}
+
+void StreamRelay::release_application(bool reset) noexcept {
+  if (!application_) return;
+  reactor_.unwatch(application_);
+  if (reset) net::set_reset_on_close(application_);
+  application_.reset();
+  pending_.release();
+}
+
+// The stream or the application broke: what the other side has not got is lost, so it must see a reset.
+void StreamRelay::fail(hbone::ErrorCode code) noexcept {
+  if (state_ == State::kOver) return;
+  state_ = State::kOver;
+  if (connection_ != nullptr) std::exchange(connection_, nullptr)->reset(stream_, code);
+  release_application(true);
+  owner_.on_relay_end(false);
+}
+
+void StreamRelay::check_over() noexcept {
+  if (state_ != State::kRelaying || !write_side_closed_ || !read_side_closed_) return;
+  state_ = State::kOver;
+  connection_ = nullptr;  // both directions carry END_STREAM: the connection has forgotten the stream
+  release_application(false);
+  owner_.on_relay_end(true);
+}
+
+// ---- application → stream -------------------------------------------------------------------------------------------
+
+void StreamRelay::on_io(uint32_t events) noexcept {
+  if (state_ != State::kRelaying) return;
+  if ((events & EPOLLERR) != 0) return fail(hbone::ErrorCode::kConnectError);
+  if ((events & EPOLLOUT) != 0) {
+    writable_ = true;
+    if (!pending_.empty()) {
+      flush_pending();
+    } else if (peer_ended_) {
+      finish_write_side();  // END_STREAM came before the application was connected
+    }
+  }
+  if (state_ == State::kRelaying && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) {
+    readable_ = true;
+    if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) fin_seen_ = true;
+    read_application();
+  }
+}
+
+void StreamRelay::on_writable() {
+  if (state_ == State::kRelaying && readable_) read_application();
+}
+
+void StreamRelay::read_application() {
+  while (readable_ && !read_side_closed_) {
+    const size_t room = std::min(connection_->writable(stream_), kReadChunk);
+    if (room == 0) return;  // on_writable() goes on
+    const auto into = connection_->prepare_data(stream_, room);
+    auto got = net::receive(application_, into.first(room));
+    if (!got) {
+      connection_->commit_data(stream_, 0, false);
+      return fail(hbone::ErrorCode::kConnectError);
+    }
+    connection_->commit_data(stream_, got->bytes, false);
+    if (got->state == net::IoState::kWouldBlock) {
+      readable_ = false;
+      return;
+    }
+    if (got->state == net::IoState::kEnd) return end_stream();
+    sent_ += got->bytes;
+    counters_.bytes_from_applications += got->bytes;
+    // A short read emptied the socket, and what comes later raises a new edge; a FIN that came with it does not.
+    if (got->bytes < room && !fin_seen_) readable_ = false;
+  }
+}
+
+void StreamRelay::end_stream() {
+  read_side_closed_ = true;
+  connection_->end(stream_);
+  check_over();
+}
+
+// ---- stream → application -------------------------------------------------------------------------------------------
+
+void StreamRelay::on_response(int status) {
+  status_ = status;
+  answer_.notify_all();
+}
+
+// False when the application's socket broke.
+bool StreamRelay::write_application(std::span<const uint8_t> payload, size_t& written) {
+  written = 0;
+  while (written < payload.size()) {
+    auto sent = net::send(application_, payload.subspan(written));
+    if (!sent) return false;
+    if (sent->state == net::IoState::kWouldBlock) {
+      writable_ = false;
+      return true;
+    }
+    written += sent->bytes;
+  }
+  return true;
+}
+
+void StreamRelay::on_data(std::span<const uint8_t> payload) {
+  if (state_ == State::kOver) return;
+  received_ += payload.size();
+  counters_.bytes_to_applications += payload.size();
+  size_t written = 0;
+  if (state_ == State::kRelaying && writable_ && pending_.empty()) {
+    if (!write_application(payload, written)) return fail(hbone::ErrorCode::kConnectError);
+    if (written > 0) connection_->consume(stream_, written);
+  }
+  if (state_ != State::kOver && written < payload.size()) pending_.append(payload.subspan(written));
+}
+
+void StreamRelay::flush_pending() {
+  size_t written = 0;
+  if (!write_application(pending_.span(), written)) return fail(hbone::ErrorCode::kConnectError);
+  pending_.consume(written);
+  if (pending_.empty()) pending_.release();
+  if (written > 0) connection_->consume(stream_, written);
+  if (state_ == State::kRelaying && pending_.empty() && peer_ended_) finish_write_side();
+}
+
+void StreamRelay::on_end() {
+  peer_ended_ = true;
+  if (state_ == State::kRelaying && pending_.empty()) finish_write_side();
+}
+
+void StreamRelay::finish_write_side() {
+  if (write_side_closed_) return;
+  write_side_closed_ = true;
+  net::shutdown_write(application_);
+  check_over();
+}
+
+void StreamRelay::on_reset(hbone::ErrorCode) {
+  connection_ = nullptr;
+  status_ = -1;
+  if (state_ == State::kOpening) {
+    answer_.notify_all();
+    return;
+  }
+  fail(hbone::ErrorCode::kCancel);
+}
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,186 @@
+#include "proxy/tunnel.h"
+
+#include "net/socket.h"
+#include "proxy/limits.h"
+
+namespace fairlead::proxy {
+namespace {
+
+hbone::Settings settings() {
+  hbone::Settings settings;
+  settings.max_concurrent_streams = kMaxStreamsPerTunnel;
+  return settings;
+}
+
+}  // namespace
+
+Tunnel::Tunnel(Reactor& reactor, Role role, UniqueFd fd, tls::Established established, TunnelOwner& owner)
+    : reactor_(reactor),
+      owner_(owner),
+      fd_(std::move(fd)),
+      sealer_(std::move(established.sealer)),
+      opener_(std::move(established.opener)),
+      peer_(std::make_shared<const SpiffeId>(std::move(established.peer))),
+      streams_(role, settings(), *this),
+      idle_(*this),
+      client_(role == Role::kClient) {}
+
+Tunnel::~Tunnel() {
+  if (!closed_) close(true);
+}
+
+Result<void> Tunnel::start(Buffer leftover) {
+  received_ = std::move(leftover);
+  net::set_nodelay(fd_);
+  net::set_dead_peer_timeout(fd_, kDeadPeer);
+  if (client_) reactor_.timers().arm(idle_, reactor_.now() + kTunnelIdle);
+  FL_TRY(reactor_.watch(fd_, *this));  // reports at once what is ready already
+  if (!received_.empty()) open_records();
+  return {};
+}
+
+void Tunnel::close(bool failed) noexcept {
+  if (closed_) return;
+  closed_ = true;
+  streams_.abort();  // every stream learns it by on_reset
+  reactor_.unwatch(fd_);
+  fd_.reset();
+  idle_.cancel();
+  owner_.on_tunnel_closed(*this, failed);
+}
+
+void Tunnel::drain() {
+  streams_.goaway(hbone::ErrorCode::kNoError);
+  finish_if_drained();
+}
+
+void Tunnel::finish_if_drained() {
+  if (closed_ || !streams_.draining() || streams_.open_streams() != 0) return;
+  if (!streams_.output().empty() || !sealed_.empty()) return;  // on_turn_end() comes back
+  (void)sealer_.close_notify(sealed_);  // ignoring: the tunnel ends either way and carries nothing
+  (void)send_sealed();
+  close(false);
+}
+
+// ---- receiving --------------------------------------------------------------------------------------------------------
+
+void Tunnel::on_io(uint32_t events) noexcept {
+  if (closed_) return;
+  if ((events & EPOLLERR) != 0) return close(true);
+  if ((events & EPOLLOUT) != 0) {
+    writable_ = true;
+    if (!sealed_.empty()) reactor_.at_turn_end(*this);
+  }
+  if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) fin_seen_ = true;
+  if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) read();
+}
+
+void Tunnel::read() {
+  for (int reads = 0; !closed_; ++reads) {
+    if (reads == kMaxReadsPerEvent) {
+      if (!reactor_.rearm(fd_, *this)) close(true);
+      return;
+    }
+    const auto room = received_.prepare(kReadChunk);
+    auto got = net::receive(fd_, room);
+    if (!got) return close(true);
+    // A FIN is only orderly behind close_notify and with no stream open; everything else was cut off.
+    if (got->state == net::IoState::kEnd) return close(!peer_closed_ || streams_.open_streams() != 0);
+    if (got->state == net::IoState::kWouldBlock) break;
+    received_.commit(got->bytes);
+    if (!open_records()) return;
+    if (got->bytes < room.size() && !fin_seen_) break;
+  }
+  if (received_.empty()) received_.release();
+}
+
+// Opens every whole record. False: the tunnel is closed.
+bool Tunnel::open_records() {
+  while (!received_.empty()) {
+    auto opened = opener_.open(received_.span());
+    if (!opened) {
+      close(true);
+      return false;
+    }
+    using Event = tls::RecordOpener::Event;
+    if (opened->event == Event::kNeedMore) break;
+    if (opened->event == Event::kClosed) peer_closed_ = true;
+    if (opened->event == Event::kKeyUpdate && opened->respond && !sealer_.update_key(sealed_)) {
+      close(true);
+      return false;
+    }
+    if (opened->event == Event::kKeyUpdate) reactor_.at_turn_end(*this);
+    if (opened->event == Event::kData && !streams_.receive(opened->payload)) {
+      // GOAWAY with the cause is in the output: send it, best effort, then end.
+      if (!closed_ && seal_output()) (void)send_sealed();
+      close(true);
+      return false;
+    }
+    if (closed_) return false;
+    received_.consume(opened->consumed);
+  }
+  return true;
+}
+
+// ---- sending ----------------------------------------------------------------------------------------------------------
+
+void Tunnel::on_output() { reactor_.at_turn_end(*this); }
+
+bool Tunnel::seal_output() {
+  Buffer& output = streams_.output();
+  if (output.empty()) return true;
+  if (sealer_.wants_key_update() && !sealer_.update_key(sealed_)) return false;
+  if (!sealer_.seal(tls::ContentType::kApplicationData, output.span(), sealed_)) return false;
+  output.consume(output.size());
+  return true;
+}
+
+// False: the socket broke.
+bool Tunnel::send_sealed() {
+  while (!sealed_.empty()) {
+    auto sent = net::send(fd_, sealed_.span());
+    if (!sent) return false;
+    if (sent->state == net::IoState::kWouldBlock) {
+      writable_ = false;
+      return true;
+    }
+    sealed_.consume(sent->bytes);
+  }
+  sealed_.release();
+  return true;
+}
+
+void Tunnel::on_turn_end() noexcept {
+  if (closed_) return;
+  // What is sealed stays in order before what is not; while the socket is full the frames wait unsealed, and the limit on
+  // them holds back the readers of all streams.
+  if (!send_sealed()) return close(true);
+  if (!sealed_.empty()) return;
+  if (!seal_output() || !send_sealed()) return close(true);
+  if (streams_.output().empty()) streams_.output().release();
+  streams_.output_drained();
+  finish_if_drained();
+}
+
+// ---- streams ----------------------------------------------------------------------------------------------------------
+
+hbone::StreamHandler* Tunnel::on_connect(hbone::StreamId stream, const hbone::ConnectRequest& request) {
+  return owner_.on_tunnel_connect(*this, stream, request);
+}
+
+void Tunnel::on_goaway(hbone::ErrorCode) { reactor_.at_turn_end(*this); }
+
+void Tunnel::on_stream_closed(hbone::StreamId) {
+  if (closed_) return;
+  if (streams_.open_streams() == 0) {
+    if (client_) reactor_.timers().arm(idle_, reactor_.now() + kTunnelIdle);
+    if (streams_.draining()) reactor_.at_turn_end(*this);
+  }
+  owner_.on_tunnel_stream_closed(*this);
+}
+
+void Tunnel::on_idle() noexcept {
+  if (streams_.open_streams() == 0) drain();
+}
+
+}  // namespace fairlead::proxy

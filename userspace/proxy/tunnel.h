@@ -1,0 +1,82 @@
+// One HBONE tunnel after its handshake: socket, record layer and HTTP/2 connection joined together. Reads and opens
+// records, feeds frames to the streams; gathers the frames of all streams during a loop turn and seals and sends them once
+// at its end.
+// Thread: the worker's. Ownership: the owner's, who destroys it at the end of the turn after on_tunnel_closed().
+#pragma once
+
+#include <memory>
+
+#include "base/buffer.h"
+#include "base/unique_fd.h"
+#include "event/reactor.h"
+#include "event/timer_wheel.h"
+#include "hbone/connection.h"
+#include "tls/handshake.h"
+
+namespace fairlead::proxy {
+
+class Tunnel;
+
+class TunnelOwner {
+ public:
+  // Server: a CONNECT came; see hbone::ConnectionHandler::on_connect.
+  virtual hbone::StreamHandler* on_tunnel_connect(Tunnel& tunnel, hbone::StreamId stream,
+                                                  const hbone::ConnectRequest& request) = 0;
+  virtual void on_tunnel_stream_closed(Tunnel& tunnel) noexcept = 0;
+  // The tunnel is dead, its streams have been reset. `failed`: not by agreement. Called once.
+  virtual void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept = 0;
+
+ protected:
+  ~TunnelOwner() = default;
+};
+
+class Tunnel final : public Deferred, private IoHandler, private TurnEndHook, private hbone::ConnectionHandler {
+ public:
+  using Role = hbone::Connection::Role;
+  Tunnel(Reactor& reactor, Role role, UniqueFd fd, tls::Established established, TunnelOwner& owner);
+  ~Tunnel() override;
+
+  // `leftover`: ciphertext that was received behind the handshake.
+  Result<void> start(Buffer leftover);
+  // GOAWAY: streams that are open go on, the tunnel closes after the last.
+  void drain();
+  // At once: streams are reset, the socket is closed; on_tunnel_closed is called.
+  void close(bool failed) noexcept;
+
+  hbone::Connection& streams() noexcept { return streams_; }
+  [[nodiscard]] const std::shared_ptr<const SpiffeId>& peer() const noexcept { return peer_; }
+  [[nodiscard]] bool usable() const noexcept { return !closed_ && !streams_.draining(); }
+
+ private:
+  void on_io(uint32_t events) noexcept override;
+  void on_turn_end() noexcept override;
+  hbone::StreamHandler* on_connect(hbone::StreamId stream, const hbone::ConnectRequest& request) override;
+  void on_goaway(hbone::ErrorCode code) override;
+  void on_output() override;
+  void on_stream_closed(hbone::StreamId stream) override;
+  void on_idle() noexcept;
+
+  void read();
+  bool open_records();
+  bool seal_output();
+  bool send_sealed();
+  void finish_if_drained();
+
+  Reactor& reactor_;
+  TunnelOwner& owner_;
+  UniqueFd fd_;
+  tls::RecordSealer sealer_;
+  tls::RecordOpener opener_;
+  std::shared_ptr<const SpiffeId> peer_;
+  hbone::Connection streams_;
+  Buffer received_;  // ciphertext, up to one incomplete record between turns
+  Buffer sealed_;    // ciphertext the socket did not take yet
+  Alarm<Tunnel, &Tunnel::on_idle> idle_;
+  bool client_;
+  bool writable_ = false;
+  bool fin_seen_ = false;
+  bool closed_ = false;
+  bool peer_closed_ = false;  // close_notify came
+};
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,64 @@
+// The tunnels of one pod: per (destination address, destination identity, placement), as many as its streams need.
+// The pod is part of the key by construction, and with it the source identity and address: a tunnel carries streams of one
+// identity only.
+// Thread: the worker's. Ownership: owns its client tunnels.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "base/net_types.h"
+#include "base/spiffe_id.h"
+#include "event/task.h"
+#include "event/wait.h"
+#include "proxy/tunnel.h"
+
+namespace fairlead::proxy {
+
+class Pod;
+class Worker;
+
+struct TunnelKey {
+  SocketAddress address;  // where the tunnel connects to
+  SpiffeId identity;      // who must answer
+  bool in_place = false;
+  auto operator<=>(const TunnelKey&) const noexcept = default;
+};
+
+class TunnelPool final : public TunnelOwner {
+ public:
+  TunnelPool(Worker& worker, Pod& pod) noexcept : worker_(worker), pod_(pod) {}
+  ~TunnelPool();
+
+  // A tunnel that takes one more stream: open it in the same turn. Concurrent misses of a key share one connect.
+  Task<Result<Tunnel*>> acquire(TunnelKey key, TimePoint deadline);
+  [[nodiscard]] size_t size() const noexcept { return tunnels_; }
+  void drain();            // GOAWAY on every tunnel
+  void close_all() noexcept;
+
+ private:
+  struct Entry {
+    std::vector<std::unique_ptr<Tunnel>> tunnels;
+    Task<void> connecting;
+    bool busy = false;        // `connecting` runs
+    uint64_t failures = 0;
+    Error last_error{ErrorKind::kUnavailable, "not tried"};
+    Signal changed;
+  };
+  Task<void> connect(TunnelKey key, Entry& entry);
+  Task<Result<std::unique_ptr<Tunnel>>> establish(TunnelKey key);
+  static Tunnel* least_loaded(Entry& entry);
+
+  hbone::StreamHandler* on_tunnel_connect(Tunnel&, hbone::StreamId, const hbone::ConnectRequest&) override { return nullptr; }
+  void on_tunnel_stream_closed(Tunnel&) noexcept override {}
+  void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept override;
+
+  Worker& worker_;
+  Pod& pod_;
+  std::map<TunnelKey, Entry> entries_;
+  size_t tunnels_ = 0;
+};
+
+}  // namespace fairlead::proxy

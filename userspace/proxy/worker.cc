@@ -1,0 +1,207 @@
+#include "proxy/worker.h"
+
+#include "base/log.h"
+#include "proxy/acceptor.h"
+#include "proxy/inbound.h"
+#include "proxy/tunnel_pool.h"
+
+namespace fairlead::proxy {
+namespace {
+
+// Starts a connection at the end of the turn; owns it until then.
+struct LateStart final : Deferred, TurnEndHook {
+  explicit LateStart(std::unique_ptr<Connection> late) noexcept : connection(std::move(late)) {}
+  void on_turn_end() noexcept override {
+    if (connection != nullptr) connection.release()->start();  // from here on its own: finish() destroys it
+  }
+  std::unique_ptr<Connection> connection;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Worker>> Worker::create(Shared shared) {
+  FL_TRY_ASSIGN(auto reactor, Reactor::create());
+  return std::unique_ptr<Worker>(new Worker(std::move(shared), std::move(reactor)));
+}
+
+Worker::Worker(Shared shared, std::unique_ptr<Reactor> reactor)
+    : shared_(std::move(shared)),
+      reactor_(std::move(reactor)),
+      random_(std::random_device{}()),
+      inbound_tunnels_(std::make_unique<InboundTunnels>(*this)) {}
+
+Worker::~Worker() {
+  stop();
+  acceptors_.clear();
+  while (connections_ != nullptr) connections_->abort();  // takes itself out of the list
+  for (auto& [id, pod] : pods_) pod->tunnels().close_all();
+  inbound_tunnels_.reset();
+  pods_.clear();
+  reactor_->run_turn(0);  // deferred destruction while everything they refer to is alive
+}
+
+void Worker::start() {
+  thread_ = std::thread([this] { reactor_->run(); });
+}
+
+void Worker::stop() {
+  if (!thread_.joinable()) return;
+  reactor_->stop();
+  thread_.join();
+}
+
+// ---- messages -----------------------------------------------------------------------------------------------------------
+
+void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
+  // std::function wants copyable captures: the fds travel in a shared_ptr.
+  auto fds = std::make_shared<std::vector<UniqueFd>>(std::move(listeners));
+  reactor_->send([this, info = std::move(info), fds] {
+    const contract::PodId id = info.pod;
+    acceptors_.erase(id);
+    auto& pod = pods_[id];
+    if (pod != nullptr) pod->gone = true;
+    pod = std::make_shared<Pod>(*this, info);
+    if (snapshot_ != nullptr) pod->refresh(*snapshot_);
+    for (size_t i = 0; i < fds->size(); ++i) {
+      const bool inbound = i % 2 == 1;  // outbound, inbound; per family (contract/keeper_proxy.h)
+      acceptors_[id].push_back(std::make_unique<Acceptor>(*this, pod, std::move((*fds)[i]), inbound));
+    }
+    // Without a snapshot nothing can be judged: connections wait in the backlog.
+    if (snapshot_ != nullptr && !draining_) set_accepting(true);
+  });
+}
+
+void Worker::remove_pod(contract::PodId id) {
+  reactor_->send([this, id] {
+    acceptors_.erase(id);
+    auto node = pods_.extract(id);
+    if (node.empty()) return;
+    Pod& pod = *node.mapped();
+    pod.gone = true;
+    pod.notify();
+    for (Connection *connection = connections_, *next = nullptr; connection != nullptr; connection = next) {
+      next = connection->next_;
+      if (&connection->pod() == &pod) connection->abort();
+    }
+    pod.tunnels().close_all();
+    inbound_tunnels_->close_of(id);
+  });
+}
+
+void Worker::give_sockets(contract::PodId id, int family, std::vector<UniqueFd> sockets) {
+  auto fds = std::make_shared<std::vector<UniqueFd>>(std::move(sockets));
+  reactor_->send([this, id, family, fds] {
+    const auto found = pods_.find(id);
+    if (found != pods_.end()) found->second->give_sockets(family, std::move(*fds));
+  });
+}
+
+void Worker::set_snapshot(state::SnapshotPtr snapshot, std::function<void()> taken) {
+  reactor_->send([this, snapshot = std::move(snapshot), taken = std::move(taken)] {
+    const bool first = snapshot_ == nullptr;
+    snapshot_ = snapshot;
+    for (auto& [id, pod] : pods_) pod->refresh(*snapshot_);
+    if (first && !draining_) set_accepting(true);
+    taken();
+  });
+}
+
+void Worker::set_credentials(std::shared_ptr<const tls::Credentials> credentials) {
+  reactor_->send([this, credentials = std::move(credentials)] {
+    credentials_[credentials->id()] = credentials;
+    for (auto& [id, pod] : pods_) pod->notify();
+  });
+}
+
+void Worker::drain(std::function<void()> idle) {
+  reactor_->send([this, idle = std::move(idle)] {
+    draining_ = true;
+    idle_ = idle;
+    set_accepting(false);
+    inbound_tunnels_->drain();
+    for (auto& [id, pod] : pods_) pod->tunnels().drain();
+    check_idle();
+  });
+}
+
+void Worker::report(std::function<void(WorkerReport)> done) {
+  reactor_->send([this, done = std::move(done)] { done(make_report()); });
+}
+
+// ---- the worker's own ---------------------------------------------------------------------------------------------------
+
+void Worker::set_accepting(bool accepting) {
+  for (auto& [id, acceptors] : acceptors_) {
+    for (auto& acceptor : acceptors) accepting ? acceptor->open() : acceptor->close();
+  }
+}
+
+std::shared_ptr<const tls::Credentials> Worker::credentials(const SpiffeId& id) const {
+  const auto found = credentials_.find(id);
+  return found == credentials_.end() ? nullptr : found->second;
+}
+
+bool Worker::decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,
+                    const SocketAddress& destination, const state::Workload* workload) {
+  policy::Decision decision;
+  decision.reason = "the pod is not known to the mesh";
+  if (workload != nullptr && workload->policy_missing) decision.reason = "a policy that is named is missing";
+  if (workload != nullptr && !workload->policy_missing) {
+    const policy::ConnectionFacts facts{principal, source.ip, destination.ip, destination.port};
+    decision = policy::evaluate(workload->policies, facts);
+  }
+  DecisionRecord record;
+  record.inbound = inbound;
+  record.pod = pod.full_name();
+  record.source = source;
+  if (principal != nullptr) record.principal = principal->principal();
+  record.destination = destination;
+  record.allowed = decision.allowed;
+  if (!decision.policy_name.empty()) record.policy = fmt::format("{}/{}", decision.policy_ns, decision.policy_name);
+  record.rule = decision.rule;
+  record.reason = decision.reason;
+  decisions_.record(std::move(record));
+  if (!decision.allowed) ++counters_.inbound_denied;
+  return decision.allowed;
+}
+
+void Worker::start_connection(std::unique_ptr<Connection> connection) { connection.release()->start(); }
+
+void Worker::start_at_turn_end(std::unique_ptr<Connection> connection) {
+  auto late = std::make_unique<LateStart>(std::move(connection));
+  reactor_->at_turn_end(*late);
+  reactor_->defer_destroy(std::move(late));  // after the hooks of this turn
+}
+
+void Worker::link(Connection& connection) noexcept {
+  connection.record_.id = next_id_++;
+  connection.next_ = connections_;
+  if (connections_ != nullptr) connections_->previous_ = &connection;
+  connections_ = &connection;
+  ++connection_count_;
+}
+
+void Worker::unlink(Connection& connection) noexcept {
+  (connection.previous_ != nullptr ? connection.previous_->next_ : connections_) = connection.next_;
+  if (connection.next_ != nullptr) connection.next_->previous_ = connection.previous_;
+  --connection_count_;
+  check_idle();
+}
+
+void Worker::check_idle() noexcept {
+  if (draining_ && idle_ && connection_count_ == 0) std::exchange(idle_, nullptr)();
+}
+
+WorkerReport Worker::make_report() const {
+  WorkerReport report;
+  report.counters = counters_;
+  report.decisions = decisions_.all();
+  report.tunnels = tunnels_;
+  for (const Connection* connection = connections_; connection != nullptr; connection = connection->next_) {
+    report.connections.emplace_back(connection->pod().full_name(), connection->record());
+    ++(connection->record_.inbound ? report.inbound : report.outbound);
+  }
+  return report;
+}
+
+}  // namespace fairlead::proxy

@@ -1,0 +1,108 @@
+// One thread of the proxy: a reactor with its pods, tunnels and connections. A connection never changes its worker and
+// workers share nothing but immutable snapshots and credentials; everything else arrives by mailbox.
+// Thread: the methods below "from any thread" post to the worker; all others belong to the worker's own thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <unordered_map>
+
+#include "contract/keeper_proxy.h"
+#include "ebpf/flow_maps.h"
+#include "event/reactor.h"
+#include "proxy/connection.h"
+#include "proxy/counters.h"
+#include "proxy/decisions.h"
+#include "proxy/pod.h"
+#include "state/snapshot.h"
+#include "tls/credentials.h"
+
+namespace fairlead::proxy {
+
+class Acceptor;
+class InboundTunnels;
+
+struct WorkerReport {
+  Counters counters;
+  std::vector<std::pair<std::string, ConnectionRecord>> connections;  // "ns/pod"
+  std::vector<DecisionRecord> decisions;
+  size_t inbound = 0;
+  size_t outbound = 0;
+  size_t tunnels = 0;
+};
+
+class Worker {
+ public:
+  struct Shared {
+    ebpf::OriginalDestinations* originals = nullptr;  // thread-safe: one bpf(2) call each
+    ebpf::ClientNames* clients = nullptr;
+    // Asks the control thread for sockets; may be called from this worker's thread.
+    std::function<void(Worker&, contract::PodId, int family)> need_sockets;
+  };
+
+  static Result<std::unique_ptr<Worker>> create(Shared shared);
+  ~Worker();
+
+  // --- from any thread -----------------------------------------------------------------------------------------
+  void start();
+  void stop();  // joins
+  void add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners);
+  void remove_pod(contract::PodId pod);
+  void give_sockets(contract::PodId pod, int family, std::vector<UniqueFd> sockets);
+  // `taken` runs on this worker once new connections see the snapshot.
+  void set_snapshot(state::SnapshotPtr snapshot, std::function<void()> taken);
+  void set_credentials(std::shared_ptr<const tls::Credentials> credentials);
+  void drain(std::function<void()> idle);  // stop accepting; `idle` runs on this worker when nothing is left
+  void report(std::function<void(WorkerReport)> done);
+
+  // --- the worker's own thread -----------------------------------------------------------------------------------
+  Reactor& reactor() noexcept { return *reactor_; }
+  Counters& counters() noexcept { return counters_; }
+  Decisions& decisions() noexcept { return decisions_; }
+  const Shared& shared() const noexcept { return shared_; }
+  [[nodiscard]] const state::SnapshotPtr& snapshot() const noexcept { return snapshot_; }
+  [[nodiscard]] std::shared_ptr<const tls::Credentials> credentials(const SpiffeId& id) const;
+  [[nodiscard]] size_t pick(size_t count) { return std::uniform_int_distribution<size_t>(0, count - 1)(random_); }
+  [[nodiscard]] bool full() const noexcept { return connection_count_ >= kMaxConnections; }
+  // Judges and remembers the verdict.
+  bool decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,
+              const SocketAddress& destination, const state::Workload* workload);
+  // Owned by the worker's table from here on, until it finishes.
+  void start_connection(std::unique_ptr<Connection> connection);
+  // The same, for callers that are in the middle of something.
+  void start_at_turn_end(std::unique_ptr<Connection> connection);
+  InboundTunnels& inbound_tunnels() noexcept { return *inbound_tunnels_; }
+  void tunnel_opened() noexcept { ++tunnels_; }
+  void tunnel_closed() noexcept { --tunnels_; check_idle(); }
+
+ private:
+  friend class Connection;
+  explicit Worker(Shared shared, std::unique_ptr<Reactor> reactor);
+  void link(Connection& connection) noexcept;
+  void unlink(Connection& connection) noexcept;
+  void set_accepting(bool accepting);
+  void check_idle() noexcept;
+  WorkerReport make_report() const;
+
+  Shared shared_;
+  std::unique_ptr<Reactor> reactor_;
+  std::thread thread_;
+  std::minstd_rand random_;
+  Counters counters_;
+  Decisions decisions_;
+  state::SnapshotPtr snapshot_;
+  std::unordered_map<SpiffeId, std::shared_ptr<const tls::Credentials>> credentials_;
+  std::unordered_map<contract::PodId, std::shared_ptr<Pod>> pods_;
+  std::unordered_map<contract::PodId, std::vector<std::unique_ptr<Acceptor>>> acceptors_;
+  std::unique_ptr<InboundTunnels> inbound_tunnels_;
+  Connection* connections_ = nullptr;
+  size_t connection_count_ = 0;
+  uint64_t next_id_ = 1;
+  size_t tunnels_ = 0;
+  bool draining_ = false;
+  std::function<void()> idle_;
+};
+
+}  // namespace fairlead::proxy
