@@ -23,7 +23,7 @@
 
 namespace fairlead::ebpf {
 
-constexpr size_t kMaxPodUid = 63;  // octets of a pod's uid: letters, digits, '-', '_', '.'; it names a directory
+constexpr size_t kMaxPodUid = 63;  // octets of a pod's uid: letters, digits, '-', '_'; it names a directory (bpffs has no dots)
 
 // A pod as the datapath sees it.
 struct PodAttachment {
