@@ -1,0 +1,184 @@
+#include "contract/keeper_proxy.h"
+
+#include <sys/socket.h>
+
+#include <array>
+
+#include "base/bytes.h"
+
+namespace fairlead::contract {
+namespace {
+
+enum class Type : uint8_t {
+  kHello = 1,
+  kNeedSockets = 2,
+  kSynced = 3,
+  kWelcome = 16,
+  kPodAdded = 17,
+  kPodRemoved = 18,
+  kReady = 19,
+  kSockets = 20,
+  kDrain = 21,
+};
+
+constexpr size_t kMaxAddresses = 64;  // of one pod
+
+struct Encoder {
+  ByteWriter out;
+  void type(Type value) { out.u8(static_cast<uint8_t>(value)); }
+
+  void operator()(const Hello& m) { type(Type::kHello), out.u32(m.version); }
+  void operator()(const NeedSockets& m) { type(Type::kNeedSockets), out.u64(m.pod), out.u8(m.family), out.u8(m.count); }
+  void operator()(const Synced&) { type(Type::kSynced); }
+  void operator()(const Welcome& m) { type(Type::kWelcome), out.u32(m.version); }
+  void operator()(const PodRemoved& m) { type(Type::kPodRemoved), out.u64(m.pod); }
+  void operator()(const Ready&) { type(Type::kReady); }
+  void operator()(const Sockets& m) { type(Type::kSockets), out.u64(m.pod), out.u8(m.family); }
+  void operator()(const Drain& m) { type(Type::kDrain), out.u32(m.deadline_ms); }
+  void operator()(const PodAdded& m) {
+    type(Type::kPodAdded);
+    out.u64(m.pod);
+    for (const auto* text : {&m.uid, &m.ns, &m.name, &m.service_account}) out.string16(*text);
+    out.u8(static_cast<uint8_t>(m.addresses.size()));
+    for (const IpAddress& address : m.addresses) out.bytes(address.octets());
+    out.u16(m.outbound_port);
+    out.u16(m.inbound_port);
+    out.u8(m.has_v6 ? 1 : 0);
+  }
+};
+
+bool read_pod(ByteReader& in, PodAdded& pod) {
+  pod.pod = in.u64();
+  for (auto* text : {&pod.uid, &pod.ns, &pod.name, &pod.service_account}) *text = in.string16();
+  const size_t count = in.u8();
+  if (count > kMaxAddresses) return false;
+  for (size_t i = 0; i < count && in.ok(); ++i) {
+    const auto octets = in.take(16);
+    if (octets.size() != 16) return false;
+    in6_addr address{};
+    std::memcpy(&address, octets.data(), 16);
+    pod.addresses.push_back(IpAddress::v6(address));
+  }
+  pod.outbound_port = in.u16();
+  pod.inbound_port = in.u16();
+  const uint8_t has_v6 = in.u8();
+  pod.has_v6 = has_v6 == 1;
+  return has_v6 <= 1;
+}
+
+// False: no such type, or a field out of its range. Running past the end shows in the reader.
+bool read_body(Type type, ByteReader& in, Message& message) {
+  switch (type) {
+    case Type::kHello: message = Hello{in.u32()}; return true;
+    case Type::kSynced: message = Synced{}; return true;
+    case Type::kWelcome: message = Welcome{in.u32()}; return true;
+    case Type::kPodRemoved: message = PodRemoved{in.u64()}; return true;
+    case Type::kReady: message = Ready{}; return true;
+    case Type::kDrain: message = Drain{in.u32()}; return true;
+    case Type::kNeedSockets: {
+      NeedSockets need{in.u64(), in.u8(), in.u8()};
+      message = need;
+      return (need.family == AF_INET || need.family == AF_INET6) && need.count <= kSocketBatch;
+    }
+    case Type::kSockets: {
+      Sockets sockets{in.u64(), in.u8()};
+      message = sockets;
+      return sockets.family == AF_INET || sockets.family == AF_INET6;
+    }
+    case Type::kPodAdded: {
+      PodAdded pod;
+      const bool good = read_pod(in, pod);
+      message = std::move(pod);
+      return good;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void encode(const Message& message, Buffer& out) { std::visit(Encoder{ByteWriter(out)}, message); }
+
+Result<Message> decode(std::span<const uint8_t> bytes) {
+  ByteReader in(bytes);
+  const auto type = static_cast<Type>(in.u8());
+  Message message;
+  if (!in.ok() || !read_body(type, in, message) || !in.ok() || !in.at_end()) {
+    return Error(ErrorKind::kProtocol, fmt::format("contract: malformed message of {} bytes, type {}", bytes.size(),
+                                                   bytes.empty() ? 0 : bytes[0]));
+  }
+  return message;
+}
+
+Result<bool> send(BorrowedFd socket, const Message& message, std::span<const BorrowedFd> fds) {
+  Buffer body;
+  encode(message, body);
+  if (body.size() > kMaxMessage || fds.size() > kMaxFds) {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("contract: {} bytes with {} fds is too large", body.size(), fds.size()));
+  }
+  iovec data{body.data(), body.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+  msghdr header{};
+  header.msg_iov = &data;
+  header.msg_iovlen = 1;
+  if (!fds.empty()) {
+    header.msg_control = control.data();
+    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
+    cmsghdr* part = CMSG_FIRSTHDR(&header);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
+    for (size_t i = 0; i < fds.size(); ++i) {
+      const int number = fds[i].get();
+      std::memcpy(CMSG_DATA(part) + i * sizeof number, &number, sizeof number);
+    }
+  }
+  for (;;) {
+    if (::sendmsg(socket.get(), &header, MSG_NOSIGNAL) >= 0) return true;
+    const int code = errno;
+    if (code == EINTR) continue;
+    if (code == EAGAIN || code == EWOULDBLOCK || code == ENOBUFS) return false;
+    return Error::from_code("contract: sendmsg", code);
+  }
+}
+
+Result<Received> receive(BorrowedFd socket) {
+  std::array<uint8_t, kMaxMessage> body;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+  iovec data{body.data(), body.size()};
+  msghdr header{};
+  header.msg_iov = &data;
+  header.msg_iovlen = 1;
+  header.msg_control = control.data();
+  header.msg_controllen = control.size();
+  ssize_t count = 0;
+  do {
+    count = ::recvmsg(socket.get(), &header, MSG_CMSG_CLOEXEC);
+  } while (count < 0 && errno == EINTR);
+  const int code = errno;
+  Received received;
+  if (count < 0 && (code == EAGAIN || code == EWOULDBLOCK)) return received;
+  if (count < 0 && code != ECONNRESET) return Error::from_code("contract: recvmsg", code);
+  // Owned before anything else is looked at: no error path may leak them.
+  for (cmsghdr* part = CMSG_FIRSTHDR(&header); count >= 0 && part != nullptr; part = CMSG_NXTHDR(&header, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const size_t fds = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < fds; ++i) {
+      int number = -1;
+      std::memcpy(&number, CMSG_DATA(part) + i * sizeof number, sizeof number);
+      received.packet.fds.emplace_back(number);
+    }
+  }
+  if (count <= 0) {
+    received.state = ReceiveState::kClosed;
+    return received;
+  }
+  if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    return Error(ErrorKind::kProtocol, "contract: message larger than agreed");
+  }
+  FL_TRY_ASSIGN(received.packet.message, decode({body.data(), static_cast<size_t>(count)}));
+  received.state = ReceiveState::kMessage;
+  return received;
+}
+
+}  // namespace fairlead::contract
