@@ -1,0 +1,265 @@
+#include "tls/record.h"
+
+#include <openssl/crypto.h>
+
+#include <algorithm>
+
+#include "tls/key_schedule.h"
+#include "tls/openssl.h"
+
+namespace fairlead::tls {
+namespace {
+
+// RFC 8446 §5.5: about 2^24.5 full-size records per AES-GCM key. We move on early, and never past the limit.
+constexpr uint64_t kMaxRecordsPerKey = uint64_t{1} << 24;
+constexpr uint64_t kWantKeyUpdate = kMaxRecordsPerKey / 2;
+constexpr int kMaxKeyUpdates = 1 << 20;       // over the life of one connection
+constexpr int kMaxIdleRecords = 64;           // without payload in a row: empty data, tickets, key updates
+constexpr size_t kMaxHandshakeMessage = 16384;
+constexpr size_t kTag = 16;
+
+constexpr uint8_t kNewSessionTicket = 4;
+constexpr uint8_t kKeyUpdate = 24;
+constexpr uint8_t kCloseNotify = 0;
+constexpr uint8_t kWarning = 1;
+
+using Nonce = std::array<uint8_t, 12>;
+
+Nonce nonce_of(const RecordState& state) noexcept {
+  Nonce nonce = state.iv;
+  for (size_t i = 0; i < 8; ++i) nonce[11 - i] ^= static_cast<uint8_t>(state.sequence >> (8 * i));
+  return nonce;
+}
+
+void write_header(uint8_t* out, size_t length) noexcept {
+  out[0] = static_cast<uint8_t>(ContentType::kApplicationData);  // the outer type is always application data
+  out[1] = 3;
+  out[2] = 3;
+  out[3] = static_cast<uint8_t>(length >> 8);
+  out[4] = static_cast<uint8_t>(length);
+}
+
+Result<CipherContextPtr> cipher_for(const RecordState& state, bool seal) {
+  CipherContextPtr context(EVP_CIPHER_CTX_new());
+  if (context == nullptr || EVP_CipherInit_ex2(context.get(), aes_gcm(state.key_length), state.key.data(), nullptr,
+                                               seal ? 1 : 0, nullptr) != 1) {
+    return openssl_error("AES-GCM key");
+  }
+  return context;
+}
+
+Error protocol(std::string_view what) { return {ErrorKind::kProtocol, fmt::format("TLS record: {}", what)}; }
+
+}  // namespace
+
+// ---- sealing ----------------------------------------------------------------------------------------------------------
+
+struct RecordSealer::Impl {
+  RecordState state;
+  CipherContextPtr cipher;
+  uint64_t records = 0;
+
+  Result<void> rekey(const TrafficSecret& secret) {
+    FL_TRY_ASSIGN(state, derive_state(secret));
+    FL_TRY_ASSIGN(cipher, cipher_for(state, true));
+    return {};
+  }
+
+  // One record of at most kMaxPlaintext; `out` has the room.
+  bool seal_one(ContentType type, std::span<const uint8_t> plaintext, uint8_t* out) noexcept {
+    const size_t inner = plaintext.size() + 1;
+    write_header(out, inner + kTag);
+    const Nonce nonce = nonce_of(state);
+    const auto type_byte = static_cast<uint8_t>(type);
+    uint8_t* body = out + kRecordHeader;
+    EVP_CIPHER_CTX* context = cipher.get();
+    int length = 0;
+    const bool good = EVP_CipherInit_ex2(context, nullptr, nullptr, nonce.data(), -1, nullptr) == 1 &&
+                      EVP_CipherUpdate(context, nullptr, &length, out, kRecordHeader) == 1 &&
+                      (plaintext.empty() || EVP_CipherUpdate(context, body, &length, plaintext.data(),
+                                                             static_cast<int>(plaintext.size())) == 1) &&
+                      EVP_CipherUpdate(context, body + plaintext.size(), &length, &type_byte, 1) == 1 &&
+                      EVP_CipherFinal_ex(context, body + inner, &length) == 1 &&
+                      EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, kTag, body + inner) == 1;
+    ++state.sequence;
+    ++records;
+    return good;
+  }
+};
+
+RecordSealer::RecordSealer(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+RecordSealer::RecordSealer(RecordSealer&&) noexcept = default;
+RecordSealer& RecordSealer::operator=(RecordSealer&&) noexcept = default;
+RecordSealer::~RecordSealer() = default;
+
+Result<RecordSealer> RecordSealer::create(const TrafficSecret& secret) {
+  auto impl = std::make_unique<Impl>();
+  FL_TRY(impl->rekey(secret));
+  return RecordSealer(std::move(impl));
+}
+
+Result<void> RecordSealer::seal(ContentType type, std::span<const uint8_t> plaintext, Buffer& out) {
+  const size_t records = std::max<size_t>(1, (plaintext.size() + kMaxPlaintext - 1) / kMaxPlaintext);
+  if (impl_->state.sequence + records > kMaxRecordsPerKey) return Error(ErrorKind::kExhausted, "TLS record: AES-GCM limit");
+  uint8_t* at = out.prepare(plaintext.size() + records * kRecordOverhead).data();
+  size_t total = 0;
+  do {
+    const auto part = plaintext.first(std::min(plaintext.size(), kMaxPlaintext));
+    plaintext = plaintext.subspan(part.size());
+    if (!impl_->seal_one(type, part, at + total)) return openssl_error("AES-GCM seal");
+    total += part.size() + kRecordOverhead;
+  } while (!plaintext.empty());
+  out.commit(total);
+  return {};
+}
+
+Result<void> RecordSealer::close_notify(Buffer& out) {
+  const std::array<uint8_t, 2> alert = {kWarning, kCloseNotify};
+  return seal(ContentType::kAlert, alert, out);
+}
+
+Result<void> RecordSealer::update_key(Buffer& out) {
+  const std::array<uint8_t, 5> message = {kKeyUpdate, 0, 0, 1, 0};  // update_not_requested
+  FL_TRY(seal(ContentType::kHandshake, message, out));
+  FL_TRY_ASSIGN(const TrafficSecret next, next_secret(impl_->state.secret));
+  return impl_->rekey(next);
+}
+
+bool RecordSealer::wants_key_update() const noexcept { return impl_->state.sequence >= kWantKeyUpdate; }
+uint64_t RecordSealer::records() const noexcept { return impl_->records; }
+RecordState RecordSealer::state() const { return impl_->state; }
+
+// ---- opening ----------------------------------------------------------------------------------------------------------
+
+struct RecordOpener::Impl {
+  RecordState state;
+  CipherContextPtr cipher;
+  uint64_t records = 0;
+  int key_updates = 0;
+  int idle_records = 0;
+  Buffer handshake;  // a message that is split over records
+  bool dead = false;
+
+  Result<void> rekey(const TrafficSecret& secret) {
+    FL_TRY_ASSIGN(state, derive_state(secret));
+    FL_TRY_ASSIGN(cipher, cipher_for(state, false));
+    return {};
+  }
+
+  // Decrypts the body in place; the length of the inner plaintext with type and padding, or nothing.
+  bool decrypt(uint8_t* record, size_t length) noexcept {
+    const Nonce nonce = nonce_of(state);
+    uint8_t* body = record + kRecordHeader;
+    const int inner = static_cast<int>(length - kTag);
+    EVP_CIPHER_CTX* context = cipher.get();
+    int done = 0;
+    const bool good = EVP_CipherInit_ex2(context, nullptr, nullptr, nonce.data(), -1, nullptr) == 1 &&
+                      EVP_CipherUpdate(context, nullptr, &done, record, kRecordHeader) == 1 &&
+                      EVP_CipherUpdate(context, body, &done, body, inner) == 1 &&
+                      EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, kTag, body + inner) == 1 &&
+                      EVP_CipherFinal_ex(context, body + inner, &done) == 1;
+    ++state.sequence;
+    ++records;
+    return good;
+  }
+
+  Result<Opened> alert(std::span<const uint8_t> body) {
+    if (body.size() != 2) return protocol("alert of wrong length");
+    if (body[1] == kCloseNotify) return Opened{Event::kClosed, {}, 0, false};
+    return Error(ErrorKind::kTls, fmt::format("TLS alert {} from the peer", body[1]), body[1]);
+  }
+
+  // One whole message at the front of `handshake`; false while it is incomplete.
+  Result<bool> take_message(Opened& opened) {
+    if (handshake.size() < 4) return false;
+    const uint8_t* head = handshake.data();
+    const size_t length = static_cast<size_t>(head[1]) << 16 | static_cast<size_t>(head[2]) << 8 | head[3];
+    if (length > kMaxHandshakeMessage) return protocol("handshake message too long");
+    if (handshake.size() < 4 + length) return false;
+    const uint8_t type = head[0];
+    const uint8_t argument = length > 0 ? head[4] : 0xff;
+    handshake.consume(4 + length);
+    if (type == kNewSessionTicket) return true;
+    if (type != kKeyUpdate) return protocol(fmt::format("handshake message {} after the handshake", type));
+    if (length != 1 || argument > 1) return protocol("malformed KeyUpdate");
+    // RFC 8446 §5.1: a key change must fall on a record boundary.
+    if (!handshake.empty()) return protocol("data behind a KeyUpdate in its record");
+    if (++key_updates > kMaxKeyUpdates) return protocol("too many key updates");
+    FL_TRY_ASSIGN(const TrafficSecret next, next_secret(state.secret));
+    FL_TRY(rekey(next));
+    opened.event = Event::kKeyUpdate;
+    opened.respond = argument == 1;
+    return true;
+  }
+
+  Result<Opened> handshake_record(std::span<const uint8_t> body) {
+    if (body.empty()) return protocol("empty handshake record");
+    handshake.append(body);
+    Opened opened{Event::kIgnored, {}, 0, false};
+    for (;;) {
+      FL_TRY_ASSIGN(const bool taken, take_message(opened));
+      if (!taken) break;
+    }
+    if (handshake.empty()) handshake.release();
+    return opened;
+  }
+
+  Result<Opened> dispatch(std::span<uint8_t> inner) {
+    size_t length = inner.size();
+    while (length > 0 && inner[length - 1] == 0) --length;  // padding
+    if (length == 0) return protocol("no content type");
+    const auto body = inner.first(length - 1);
+    if (body.size() > kMaxPlaintext) return protocol("plaintext too long");
+    const auto type = static_cast<ContentType>(inner[length - 1]);
+    if (type == ContentType::kApplicationData && !body.empty()) {
+      if (!handshake.empty()) return protocol("data inside a handshake message");
+      idle_records = 0;
+      return Opened{Event::kData, body, 0, false};
+    }
+    if (type == ContentType::kAlert) return alert(body);
+    if (++idle_records > kMaxIdleRecords) return protocol("too many records without data");
+    if (type == ContentType::kHandshake) return handshake_record(body);
+    if (type == ContentType::kApplicationData) return Opened{Event::kData, body, 0, false};
+    return protocol(fmt::format("unknown content type {}", static_cast<int>(type)));
+  }
+
+  Result<Opened> open(std::span<uint8_t> in) {
+    if (in.size() < kRecordHeader) return Opened{};
+    if (in[0] != static_cast<uint8_t>(ContentType::kApplicationData) || in[1] != 3) {
+      return protocol(fmt::format("outer type {} version {}.{}", in[0], in[1], in[2]));
+    }
+    const size_t length = static_cast<size_t>(in[3]) << 8 | in[4];
+    if (length < kTag + 1 || length > kMaxRecord - kRecordHeader) return protocol(fmt::format("length {}", length));
+    if (in.size() < kRecordHeader + length) return Opened{};
+    if (!decrypt(in.data(), length)) {
+      ERR_clear_error();
+      return Error(ErrorKind::kTls, "TLS record: bad MAC");
+    }
+    FL_TRY_ASSIGN(Opened opened, dispatch(in.subspan(kRecordHeader, length - kTag)));
+    opened.consumed = kRecordHeader + length;
+    return opened;
+  }
+};
+
+RecordOpener::RecordOpener(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+RecordOpener::RecordOpener(RecordOpener&&) noexcept = default;
+RecordOpener& RecordOpener::operator=(RecordOpener&&) noexcept = default;
+RecordOpener::~RecordOpener() = default;
+
+Result<RecordOpener> RecordOpener::create(const TrafficSecret& secret) {
+  auto impl = std::make_unique<Impl>();
+  FL_TRY(impl->rekey(secret));
+  return RecordOpener(std::move(impl));
+}
+
+Result<RecordOpener::Opened> RecordOpener::open(std::span<uint8_t> in) {
+  if (impl_->dead) return protocol("the opener failed before");
+  auto opened = impl_->open(in);
+  impl_->dead = !opened.has_value();
+  return opened;
+}
+
+uint64_t RecordOpener::records() const noexcept { return impl_->records; }
+RecordState RecordOpener::state() const { return impl_->state; }
+
+}  // namespace fairlead::tls
