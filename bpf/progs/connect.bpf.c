@@ -7,11 +7,13 @@
  */
 #include "lib/capture.h"
 #include "lib/counters.h"
+#include "lib/storage.h"
 
 /* What an earlier connect() of this socket left must not speak for this one, which may go to the agent's own port. */
 static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
-	struct fl_captured *captured = bpf_sk_storage_get(&fl_sockets, ctx->sk, 0, 0);
+	struct bpf_sock *sk = ctx->sk;
+	struct fl_captured *captured = sk ? fl_storage(sk, 0) : 0;
 
 	if (captured)
 		captured->flags = 0;
@@ -20,7 +22,8 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 static __always_inline int remember(struct bpf_sock_addr *ctx, const struct fl_endpoint *original, __u64 cookie,
 				    __be16 agent_port)
 {
-	struct fl_captured *captured = bpf_sk_storage_get(&fl_sockets, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct bpf_sock *sk = ctx->sk;
+	struct fl_captured *captured = sk ? fl_storage(sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
 	if (!captured) {
 		fl_failed(-1, FL_SITE_CONNECT_STORAGE);

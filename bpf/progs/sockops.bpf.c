@@ -9,9 +9,7 @@
  */
 #include "lib/capture.h"
 #include "lib/counters.h"
-
-/* Whether this kernel has MPTCP: without it, the verifier refuses the helper that finds the outer socket. */
-const volatile __u8 with_mptcp = 0;
+#include "lib/storage.h"
 
 static __always_inline void local_flow(struct bpf_sock_ops *ctx, __u64 cookie, struct fl_flow *flow)
 {
@@ -33,20 +31,6 @@ static __always_inline void remote_address(struct bpf_sock_ops *ctx, struct fl_a
 			    FL_CTX(ctx->remote_ip6[3]));
 }
 
-/* connect4/6 saw the socket of the application. With MPTCP that is the outer socket, and this is its subflow. */
-static __always_inline struct fl_captured *storage_of(struct bpf_sock *sk)
-{
-	struct fl_captured *captured = bpf_sk_storage_get(&fl_sockets, sk, 0, 0);
-	struct mptcp_sock *outer;
-
-	if (captured || !with_mptcp)
-		return captured;
-	outer = bpf_skc_to_mptcp_sock(sk);
-	if (!outer)
-		return 0;
-	return bpf_sk_storage_get(&fl_sockets, outer, 0, 0);
-}
-
 static __always_inline struct fl_captured *captured_by(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -55,7 +39,7 @@ static __always_inline struct fl_captured *captured_by(struct bpf_sock_ops *ctx)
 
 	if (!sk)
 		return 0;
-	captured = storage_of(sk);
+	captured = fl_storage(sk, 0);
 	if (!captured)
 		return 0;
 	remote_address(ctx, &remote);

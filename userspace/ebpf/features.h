@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fairlead::ebpf {
@@ -26,6 +27,7 @@ std::vector<Feature> probe_features(const FeatureOptions& options);
 
 // Where cgroup v2 is mounted (the first one of /proc/self/mounts).
 std::optional<std::string> cgroup2_mount();
+std::optional<std::string> cgroup2_mount_in(std::string_view mounts);  // the text of /proc/self/mounts
 // Whether `path` (or its nearest existing parent) is on a bpffs.
 bool on_bpffs(const std::string& path);
 

@@ -89,7 +89,9 @@ bool kernel_has_mptcp() { return ::access("/proc/sys/net/mptcp/enabled", F_OK) =
 void silence_libbpf() noexcept { libbpf_set_print(keep_line); }
 
 Result<Programs> Programs::load(const PinPaths& paths) {
-  FL_TRY_ASSIGN(const auto connect, load_object<connect_bpf>("connect", paths, [](connect_bpf&) {}));
+  FL_TRY_ASSIGN(const auto connect, load_object<connect_bpf>("connect", paths, [](connect_bpf& object) {
+                  object.rodata->with_mptcp = kernel_has_mptcp() ? 1 : 0;
+                }));
   FL_TRY_ASSIGN(const auto sockops, load_object<sockops_bpf>("sockops", paths, [](sockops_bpf& object) {
                   object.rodata->with_mptcp = kernel_has_mptcp() ? 1 : 0;
                 }));

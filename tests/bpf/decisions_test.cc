@@ -1,0 +1,183 @@
+// bpf/lib, decision by decision, run in the kernel by SEC("syscall") programs.
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+#include <cstring>
+#include <memory>
+
+#include "base/net_types.h"
+#include "bpf/abi/types.h"
+#include "ebpf/abi_convert.h"
+
+#include "decisions_bpf.skel.h"
+
+namespace fairlead::ebpf {
+namespace {
+
+// The argument structs of decisions.bpf.c.
+struct AddressArgs {
+  abi::fl_address address{};
+  uint32_t mapped = 9, loopback = 9, unspecified = 9, stays_here = 9;
+  abi::fl_address agent{};
+};
+struct DecideArgs {
+  abi::fl_pod pod{};
+  uint32_t flags = 0, has_pod = 1, excluded = 0, verdict = 99;
+};
+struct Captured {
+  abi::fl_endpoint original{};
+  uint64_t netns_cookie = 0, socket_cookie = 0;
+  uint16_t agent_port = 0;
+  uint8_t pad[2] = {};
+  uint32_t flags = 0;
+};
+struct CapturedArgs {
+  Captured captured{};
+  abi::fl_address address{};
+  uint32_t port = 0, answer = 9;
+};
+struct NumberArgs {
+  uint32_t a = 0, b = 0, answer = 9;
+};
+struct RangeArgs {
+  uint64_t cookie = 0;
+  abi::fl_address address{};
+  abi::fl_excluded_range key{};
+};
+
+class Decisions : public testing::Test {
+ protected:
+  void SetUp() override {
+    skeleton_ = decisions_bpf::open_and_load();
+    ASSERT_NE(skeleton_, nullptr) << std::strerror(errno);
+  }
+  void TearDown() override { decisions_bpf::destroy(skeleton_); }
+
+  template <class Args>
+  Args run(const bpf_program* program, Args args) {
+    bpf_test_run_opts options{};
+    options.sz = sizeof options;
+    options.ctx_in = &args;
+    options.ctx_size_in = sizeof args;
+    EXPECT_EQ(bpf_prog_test_run_opts(bpf_program__fd(program), &options), 0) << std::strerror(errno);
+    return args;
+  }
+
+  decisions_bpf* skeleton_ = nullptr;
+};
+
+TEST_F(Decisions, AddressesAreTheKindTheyAre) {
+  const struct {
+    const char* text;
+    bool loopback, unspecified;
+    const char* agent;
+  } cases[] = {
+      {"127.0.0.1", true, false, "127.0.0.1"},   {"127.255.255.254", true, false, "127.0.0.1"},
+      {"126.0.0.1", false, false, "127.0.0.1"},  {"128.0.0.0", false, false, "127.0.0.1"},
+      {"0.0.0.0", false, true, "127.0.0.1"},     {"0.0.0.1", false, false, "127.0.0.1"},
+      {"10.0.0.127", false, false, "127.0.0.1"}, {"255.255.255.255", false, false, "127.0.0.1"},
+      {"::1", true, false, "::1"},               {"::", false, true, "::1"},
+      {"::2", false, false, "::1"},              {"1::1", false, false, "::1"},
+      {"::1:0:0:1", false, false, "::1"},        {"::127.0.0.1", false, false, "::1"},
+      {"2001:db8::1", false, false, "::1"},      {"::ffff:0:127.0.0.1", false, false, "::1"},
+  };
+  for (const auto& c : cases) {
+    const IpAddress address = *IpAddress::parse(c.text);
+    const AddressArgs out = run(skeleton_->progs.test_address, AddressArgs{to_abi(address)});
+    EXPECT_EQ(out.mapped, address.is_v4() ? 1u : 0u) << c.text;
+    EXPECT_EQ(out.loopback, c.loopback ? 1u : 0u) << c.text;
+    EXPECT_EQ(out.unspecified, c.unspecified ? 1u : 0u) << c.text;
+    EXPECT_EQ(out.stays_here, c.loopback || c.unspecified ? 1u : 0u) << c.text;
+    EXPECT_EQ(from_abi(out.agent).to_string(), c.agent) << c.text;
+  }
+}
+
+TEST_F(Decisions, WhatCannotBeDecidedIsDenied) {
+  enum Verdict : uint32_t { kUntouched, kCapture, kExclude, kRefuse, kDeny };
+  const struct {
+    const char* what;
+    uint32_t flags, has_pod;
+    uint16_t outbound_port;
+    uint32_t excluded;
+    Verdict verdict;
+  } cases[] = {
+      {"a mesh destination", FL_DEST_CAPTURE, 1, 15001, 0, kCapture},
+      {"a service without endpoints", FL_DEST_REFUSE, 1, 15001, 0, kRefuse},
+      {"refusal wins over capture", FL_DEST_REFUSE | FL_DEST_CAPTURE, 1, 15001, 0, kRefuse},
+      {"an excluded destination", FL_DEST_CAPTURE, 1, 15001, 1, kExclude},
+      {"an excluded service without endpoints", FL_DEST_REFUSE, 1, 15001, 1, kExclude},
+      {"no pod of ours", FL_DEST_CAPTURE, 0, 15001, 0, kDeny},
+      {"a pod without listener", FL_DEST_CAPTURE, 1, 0, 0, kDeny},
+      {"no flags", 0, 1, 15001, 0, kDeny},
+      {"a flag of the future", 0x80, 1, 15001, 0, kDeny},
+  };
+  for (const auto& c : cases) {
+    DecideArgs args;
+    args.pod.outbound_port = htons(c.outbound_port);
+    args.flags = c.flags;
+    args.has_pod = c.has_pod;
+    args.excluded = c.excluded;
+    EXPECT_EQ(run(skeleton_->progs.test_decide, args).verdict, c.verdict) << c.what;
+  }
+}
+
+TEST_F(Decisions, StorageSpeaksOnlyForTheConnectionItWasWrittenFor) {
+  const struct {
+    const char* what;
+    const char* peer;
+    uint16_t port;
+    uint32_t flags;
+    bool answer;
+  } cases[] = {
+      {"the agent", "127.0.0.1", 15001, 1, true},
+      {"the agent by IPv6", "::1", 15001, 1, true},
+      {"another port", "127.0.0.1", 15002, 1, false},
+      {"connected elsewhere since", "198.51.100.1", 15001, 1, false},
+      {"forgotten", "127.0.0.1", 15001, 0, false},
+  };
+  for (const auto& c : cases) {
+    CapturedArgs args;
+    args.captured.agent_port = htons(15001);
+    args.captured.flags = c.flags;
+    args.address = to_abi(*IpAddress::parse(c.peer));
+    args.port = htons(c.port);
+    EXPECT_EQ(run(skeleton_->progs.test_captured, args).answer, c.answer ? 1u : 0u) << c.what;
+  }
+}
+
+TEST_F(Decisions, OnlyTcpIsOurs) {
+  const struct {
+    uint32_t type, protocol, answer;
+  } cases[] = {{SOCK_STREAM, IPPROTO_TCP, 1}, {SOCK_STREAM, 262, 1},           {SOCK_DGRAM, IPPROTO_UDP, 0},
+               {SOCK_STREAM, 132, 0},         {SOCK_SEQPACKET, IPPROTO_TCP, 0}, {SOCK_RAW, IPPROTO_TCP, 0}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(run(skeleton_->progs.test_is_tcp, NumberArgs{c.type, c.protocol}).answer, c.answer)
+        << c.type << "/" << c.protocol;
+  }
+}
+
+TEST_F(Decisions, InboundConcernsTcpFromOtherInterfaces) {
+  const struct {
+    uint32_t protocol, ifindex, answer;
+  } cases[] = {{IPPROTO_TCP, 2, 1}, {IPPROTO_TCP, 1, 0}, {IPPROTO_TCP, 0, 0}, {IPPROTO_UDP, 2, 0}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(run(skeleton_->progs.test_lookup_concerns, NumberArgs{c.protocol, c.ifindex}).answer, c.answer)
+        << c.protocol << "/" << c.ifindex;
+  }
+}
+
+TEST_F(Decisions, RangeKeyHoldsTheCookieMostSignificantFirst) {
+  RangeArgs args;
+  args.cookie = 0x0102030405060708;
+  args.address = to_abi(*IpAddress::parse("10.1.2.3"));
+  const RangeArgs out = run(skeleton_->progs.test_range_key, args);
+  EXPECT_EQ(out.key.prefix_length, 192u);
+  for (uint8_t i = 0; i < 8; ++i) EXPECT_EQ(out.key.netns_cookie[i], i + 1);
+  EXPECT_EQ(std::memcmp(out.key.address, args.address.octets, 16), 0);
+}
+
+}  // namespace
+}  // namespace fairlead::ebpf
