@@ -1,0 +1,275 @@
+#include "hbone/connection.h"
+
+#include <algorithm>
+
+#include "hbone/connection_impl.h"
+
+namespace fairlead::hbone {
+
+// ---- set-up -------------------------------------------------------------------------------------------------------------
+
+Connection::Impl::Impl(Role r, const Settings& s, ConnectionHandler& h)
+    : role(r), settings(s), handler(h), reading(r == Role::kServer ? Reading::kPreface : Reading::kHeader) {
+  if (role == Role::kClient) output.append(kPreface);
+  std::vector<std::pair<Setting, uint32_t>> mine = {
+      {Setting::kInitialWindowSize, settings.initial_window},
+      {Setting::kMaxFrameSize, settings.max_frame},
+      {Setting::kMaxHeaderListSize, kMaxHeaderList},
+  };
+  if (role == Role::kClient) mine.emplace_back(Setting::kEnablePush, 0);
+  if (role == Role::kServer) mine.emplace_back(Setting::kMaxConcurrentStreams, settings.max_concurrent_streams);
+  append_header(output, static_cast<uint32_t>(mine.size() * 6), FrameType::kSettings, 0, 0);
+  ByteWriter out(output);
+  for (const auto& [id, value] : mine) {
+    out.u16(static_cast<uint16_t>(id));
+    out.u32(value);
+  }
+  append_header(output, 4, FrameType::kWindowUpdate, 0, 0);
+  out.u32(kMaxWindow - kDefaultWindow);
+}
+
+Connection::Connection(Role role, const Settings& settings, ConnectionHandler& handler)
+    : impl_(std::make_unique<Impl>(role, settings, handler)) {}
+Connection::~Connection() = default;
+
+Result<void> Connection::receive(std::span<const uint8_t> plaintext) { return impl_->receive(plaintext); }
+Buffer& Connection::output() noexcept { return impl_->output; }
+
+// ---- streams ------------------------------------------------------------------------------------------------------------
+
+Stream* Connection::Impl::find(StreamId id) const noexcept {
+  const auto found = streams.find(id);
+  return found == streams.end() ? nullptr : const_cast<Stream*>(&found->second);
+}
+
+Stream& Connection::Impl::add(StreamId id, StreamHandler* stream_handler) {
+  Stream& stream = streams[id];
+  stream.id = id;
+  stream.handler = stream_handler;
+  stream.send_window = peer_initial_window;
+  stream.receive_window = stream.window = settings.initial_window;
+  return stream;
+}
+
+void Connection::Impl::touched() {
+  if (!dead) handler.on_output();
+}
+
+void Connection::Impl::forget(StreamId id) {
+  streams.erase(id);
+  handler.on_stream_closed(id);
+}
+
+void Connection::Impl::close_if_done(StreamId id) {
+  const Stream* stream = find(id);
+  if (stream != nullptr && stream->local_closed && stream->remote_closed) forget(id);
+}
+
+void Connection::Impl::send_rst(StreamId id, ErrorCode code) {
+  append_header(output, 4, FrameType::kRstStream, 0, id);
+  ByteWriter(output).u32(static_cast<uint32_t>(code));
+  touched();
+}
+
+void Connection::Impl::send_window_update(StreamId id, uint32_t increment) {
+  append_header(output, 4, FrameType::kWindowUpdate, 0, id);
+  ByteWriter(output).u32(increment);
+  touched();
+}
+
+// HEADERS and, where the peer's frames are too small for the block, CONTINUATION.
+Result<void> Connection::Impl::send_headers(StreamId id, bool end_stream, Buffer& block) {
+  bool first = true;
+  do {
+    const auto part = static_cast<uint32_t>(std::min<size_t>(block.size(), peer_max_frame));
+    const bool last = part == block.size();
+    const uint8_t flags = static_cast<uint8_t>((last ? kFlagEndHeaders : 0) | (first && end_stream ? kFlagEndStream : 0));
+    append_header(output, part, first ? FrameType::kHeaders : FrameType::kContinuation, flags, id);
+    output.append(block.span().first(part));
+    block.consume(part);
+    first = false;
+  } while (!block.empty());
+  touched();
+  return {};
+}
+
+// The peer broke this stream, or its handler gave it up.
+void Connection::Impl::reset_by_us(StreamId id, ErrorCode code) {
+  if (dead || find(id) == nullptr) return;
+  send_rst(id, code);
+  forget(id);
+}
+
+void Connection::Impl::reset_all(ErrorCode code) {
+  while (!streams.empty()) {
+    const auto node = streams.extract(streams.begin());
+    if (node.mapped().handler != nullptr) node.mapped().handler->on_reset(code);
+    handler.on_stream_closed(node.key());
+  }
+  blocked.clear();
+}
+
+// The connection is over: GOAWAY goes into the output, every stream hears of it.
+Error Connection::Impl::fail(ErrorCode code, std::string_view why) {
+  if (!dead) {
+    append_header(output, static_cast<uint32_t>(8 + why.size()), FrameType::kGoaway, 0, 0);
+    ByteWriter out(output);
+    out.u32(highest_remote);
+    out.u32(static_cast<uint32_t>(code));
+    output.append(why);
+    touched();
+    dead = true;
+    reset_all(code);
+  }
+  return {ErrorKind::kProtocol, fmt::format("HTTP/2: {}", why), static_cast<int>(code)};
+}
+
+void Connection::abort() {
+  impl_->dead = true;
+  impl_->reset_all(ErrorCode::kConnectError);
+}
+
+Result<StreamId> Connection::open(const ConnectRequest& request, StreamHandler& handler) {
+  if (impl_->dead || draining()) return Error(ErrorKind::kClosed, "the tunnel takes no new streams");
+  if (open_streams() >= impl_->peer_max_streams) return Error(ErrorKind::kExhausted, "the peer's limit of streams");
+  if (impl_->next_local > kMaxWindow) return Error(ErrorKind::kExhausted, "stream ids are used up");
+  Buffer block;
+  FL_TRY(impl_->encoder.request(request, block));
+  const StreamId id = impl_->next_local;
+  impl_->next_local += 2;
+  impl_->add(id, &handler).opened = true;
+  FL_TRY(impl_->send_headers(id, false, block));
+  return id;
+}
+
+void Connection::respond(StreamId id, int status) {
+  Stream* stream = impl_->find(id);
+  if (stream == nullptr || impl_->dead) return;
+  Buffer block;
+  if (!impl_->encoder.response(status, block)) return reset(id, ErrorCode::kInternalError);
+  const bool good = status == 200;
+  stream->opened = stream->answered = true;
+  if (good) impl_->unanswered_resets = 0;
+  (void)impl_->send_headers(id, !good, block);
+  // The rest of the request is of no interest (RFC 9113 §8.1).
+  if (!good) impl_->reset_by_us(id, ErrorCode::kNoError);
+}
+
+void Connection::reset(StreamId id, ErrorCode code) { impl_->reset_by_us(id, code); }
+
+// ---- sending data -------------------------------------------------------------------------------------------------------
+
+size_t Connection::Impl::writable(const Stream& stream) const noexcept {
+  if (!stream.opened || stream.local_closed || dead || output.size() >= kMaxOutput) return 0;
+  const int64_t window = std::min(stream.send_window, send_window);
+  if (window <= 0) return 0;
+  return static_cast<size_t>(std::min<int64_t>(window, std::min<int64_t>(peer_max_frame, static_cast<int64_t>(kMaxOutput))));
+}
+
+size_t Connection::writable(StreamId id) const noexcept {
+  const Stream* stream = impl_->find(id);
+  if (stream == nullptr) return 0;
+  const size_t room = impl_->writable(*stream);
+  if (room == 0 && !stream->blocked && !stream->local_closed) {
+    stream->blocked = true;
+    impl_->blocked.push_back(id);
+  }
+  return room;
+}
+
+std::span<uint8_t> Connection::prepare_data(StreamId id, size_t maximum) {
+  impl_->prepared_for = id;
+  impl_->prepared_at = impl_->output.size();
+  const auto room = impl_->output.prepare(kFrameHeader + maximum);
+  impl_->output.commit(kFrameHeader);
+  return room.subspan(kFrameHeader, maximum);
+}
+
+void Connection::commit_data(StreamId id, size_t bytes, bool end_stream) {
+  Impl& impl = *impl_;
+  Stream* stream = impl.find(id);
+  if (stream == nullptr || impl.prepared_for != id || (bytes == 0 && !end_stream)) {
+    impl.output.truncate(impl.prepared_at);
+    return;
+  }
+  write_header(impl.output.data() + impl.prepared_at, static_cast<uint32_t>(bytes), FrameType::kData,
+               end_stream ? kFlagEndStream : 0, id);
+  impl.output.commit(bytes);
+  stream->send_window -= static_cast<int64_t>(bytes);
+  impl.send_window -= static_cast<int64_t>(bytes);
+  impl.touched();
+  if (!end_stream) return;
+  stream->local_closed = true;
+  impl.close_if_done(id);
+}
+
+void Connection::end(StreamId id) {
+  (void)prepare_data(id, 0);
+  commit_data(id, 0, true);
+}
+
+void Connection::Impl::wake(Stream& stream) {
+  if (!stream.blocked) return;
+  stream.blocked = false;
+  if (stream.handler != nullptr) stream.handler->on_writable();
+}
+
+// In the order in which they were held back; one that is held back again goes to the end.
+void Connection::Impl::wake_blocked() {
+  for (size_t turns = blocked.size(); turns > 0 && !blocked.empty() && !dead; --turns) {
+    if (output.size() >= kMaxOutput || send_window <= 0) return;
+    const StreamId id = blocked.front();
+    blocked.pop_front();
+    if (Stream* stream = find(id)) wake(*stream);
+  }
+}
+
+void Connection::output_drained() {
+  if (impl_->output.size() <= kMaxOutput / 2) impl_->wake_blocked();
+}
+
+// ---- giving credit ------------------------------------------------------------------------------------------------------
+
+void Connection::consume(StreamId id, size_t bytes) {
+  Stream* stream = impl_->find(id);
+  if (stream == nullptr || stream->remote_closed || impl_->dead) return;
+  stream->unacknowledged += static_cast<uint32_t>(bytes);
+  if (stream->unacknowledged < stream->window / 2) return;
+  uint32_t increment = stream->unacknowledged;
+  // What was received and not consumed is the reader's backlog. With little of it the window is what holds the sender back.
+  const int64_t backlog = static_cast<int64_t>(stream->window) - stream->receive_window - stream->unacknowledged;
+  if (backlog < static_cast<int64_t>(stream->window / 8) && stream->window < impl_->settings.max_window) {
+    const uint32_t grown = std::min(stream->window * 2, impl_->settings.max_window);
+    increment += grown - stream->window;
+    stream->window = grown;
+  }
+  stream->unacknowledged = 0;
+  stream->receive_window += increment;
+  impl_->send_window_update(id, increment);
+}
+
+// ---- connection ---------------------------------------------------------------------------------------------------------
+
+void Connection::ping(uint64_t opaque) {
+  append_header(impl_->output, 8, FrameType::kPing, 0, 0);
+  ByteWriter(impl_->output).u64(opaque);
+  impl_->touched();
+}
+
+uint64_t Connection::pongs() const noexcept { return impl_->pongs; }
+
+void Connection::goaway(ErrorCode code) {
+  if (impl_->goaway_sent || impl_->dead) return;
+  impl_->goaway_sent = true;
+  append_header(impl_->output, 8, FrameType::kGoaway, 0, 0);
+  ByteWriter out(impl_->output);
+  out.u32(impl_->highest_remote);
+  out.u32(static_cast<uint32_t>(code));
+  impl_->touched();
+}
+
+bool Connection::draining() const noexcept { return impl_->goaway_sent || impl_->goaway_received || impl_->dead; }
+size_t Connection::open_streams() const noexcept { return impl_->streams.size(); }
+size_t Connection::stream_limit() const noexcept { return impl_->peer_max_streams; }
+
+}  // namespace fairlead::hbone

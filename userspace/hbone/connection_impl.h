@@ -1,0 +1,116 @@
+// The inside of hbone::Connection: one state machine for receiving, a table of streams, flow control.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <unordered_map>
+
+#include "hbone/frame.h"
+#include "hbone/hpack.h"
+#include "hbone/limits.h"
+
+namespace fairlead::hbone {
+
+struct Stream {
+  StreamId id = 0;
+  StreamHandler* handler = nullptr;
+  int64_t send_window = 0;      // may be negative after a SETTINGS change (RFC 9113 §6.9.2)
+  int64_t receive_window = 0;   // credit the peer has left
+  uint32_t window = 0;          // the size that credit is kept at
+  uint32_t unacknowledged = 0;  // consumed, not yet given back
+  bool local_closed = false;
+  bool remote_closed = false;
+  bool opened = false;    // server: 200 was sent; client: HEADERS were sent
+  bool answered = false;  // client: HEADERS came back
+  mutable bool blocked = false;  // writable() said 0: it wants on_writable()
+};
+
+struct Connection::Impl {
+  Impl(Role r, const Settings& s, ConnectionHandler& h);
+
+  // --- receiving (receive.cc) ---
+  Result<void> receive(std::span<const uint8_t> in);
+  size_t take_preface(std::span<const uint8_t> in, Result<void>& result);
+  size_t take_header(std::span<const uint8_t> in, Result<void>& result);
+  size_t take_data(std::span<const uint8_t> in, Result<void>& result);
+  size_t take_payload(std::span<const uint8_t> in, Result<void>& result);
+  Result<void> begin_frame();
+  Result<void> begin_data();
+  Result<void> data_chunk(std::span<const uint8_t> chunk);
+  Result<void> end_of_data();
+  Result<void> frame(std::span<const uint8_t> payload);
+  Result<void> on_headers_frame(std::span<const uint8_t> payload);
+  Result<void> on_continuation(std::span<const uint8_t> payload);
+  Result<void> headers_complete();
+  Result<void> request_headers(HeaderList list);
+  Result<void> response_headers(Stream& stream, const HeaderList& list);
+  Result<void> on_settings(std::span<const uint8_t> payload);
+  Result<void> apply_setting(uint16_t id, uint32_t value);
+  Result<void> on_window_update(std::span<const uint8_t> payload);
+  Result<void> on_rst(std::span<const uint8_t> payload);
+  Result<void> on_ping(std::span<const uint8_t> payload);
+  Result<void> on_goaway(std::span<const uint8_t> payload);
+  Result<void> idle_frame();  // counts frames that bring nothing
+  [[nodiscard]] bool never_opened(StreamId id) const noexcept;
+
+  // --- sending and streams (connection.cc) ---
+  Error fail(ErrorCode code, std::string_view why);
+  void touched();  // output may have become non-empty
+  Stream* find(StreamId id) const noexcept;
+  Stream& add(StreamId id, StreamHandler* stream_handler);
+  void send_rst(StreamId id, ErrorCode code);
+  void send_window_update(StreamId id, uint32_t increment);
+  Result<void> send_headers(StreamId id, bool end_stream, Buffer& block);
+  void reset_by_us(StreamId id, ErrorCode code);
+  void close_if_done(StreamId id);
+  void forget(StreamId id);
+  void reset_all(ErrorCode code);
+  void wake(Stream& stream);
+  void wake_blocked();
+  [[nodiscard]] size_t writable(const Stream& stream) const noexcept;
+
+  Role role;
+  Settings settings;
+  ConnectionHandler& handler;
+  Buffer output;
+  HeaderEncoder encoder;
+  HeaderDecoder decoder;
+
+  enum class Reading { kPreface, kHeader, kData, kPayload };
+  Reading reading;
+  std::array<uint8_t, kFrameHeader> header_bytes{};
+  size_t header_fill = 0;
+  size_t preface_fill = 0;
+  FrameHeader current;
+  Buffer payload;          // of a frame that came in pieces
+  uint32_t data_left = 0;  // payload of the current DATA frame still to come, padding included
+  uint32_t padding = 0;
+  bool padding_known = false;
+  bool data_dropped = false;  // on a stream that is gone
+  bool first_frame_seen = false;
+
+  Buffer header_block;
+  StreamId header_stream = 0;  // 0: no block is open
+  bool header_end_stream = false;
+  int continuations = 0;
+
+  std::unordered_map<StreamId, Stream> streams;
+  mutable std::deque<StreamId> blocked;
+  StreamId next_local = 1;
+  StreamId highest_remote = 0;
+  int64_t send_window = kDefaultWindow;
+  uint32_t received_since_update = 0;
+  uint32_t peer_initial_window = kDefaultWindow;
+  uint32_t peer_max_frame = kDefaultMaxFrame;
+  size_t peer_max_streams = kStreamsBeforeSettings;
+  size_t prepared_at = 0;
+  StreamId prepared_for = 0;
+  uint64_t pongs = 0;
+  int idle_frames = 0;
+  int unanswered_resets = 0;
+  bool goaway_sent = false;
+  bool goaway_received = false;
+  bool dead = false;
+};
+
+}  // namespace fairlead::hbone

@@ -1,0 +1,132 @@
+#include "hbone/hpack.h"
+
+#include <nghttp2/nghttp2.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "base/net_types.h"
+#include "hbone/limits.h"
+
+namespace fairlead::hbone {
+namespace {
+
+constexpr size_t kTableSize = 4096;  // RFC 9113 §6.5.2, the default both sides keep
+
+nghttp2_nv field(std::string_view name, std::string_view value) {
+  return {reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())), reinterpret_cast<uint8_t*>(const_cast<char*>(value.data())),
+          name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
+}
+
+Result<void> deflate(nghttp2_hd_deflater* deflater, std::span<const nghttp2_nv> fields, Buffer& out) {
+  const size_t bound = nghttp2_hd_deflate_bound(deflater, fields.data(), fields.size());
+  const auto room = out.prepare(bound);
+  const ssize_t length = nghttp2_hd_deflate_hd(deflater, room.data(), bound, fields.data(), fields.size());
+  if (length < 0) return Error(ErrorKind::kProtocol, "HPACK deflate", static_cast<int>(length));
+  out.commit(static_cast<size_t>(length));
+  return {};
+}
+
+bool connection_specific(std::string_view name) {
+  constexpr std::array<std::string_view, 5> kNames = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+// Collects fields into a HeaderList and notes the first offence.
+class Collector {
+ public:
+  explicit Collector(HeaderList& list) : list_(list) {}
+
+  // False: beyond the limits, which ends the connection.
+  bool add(std::string_view name, std::string_view value) {
+    total_ += name.size() + value.size() + 32;
+    if (++fields_ > kMaxHeaderFields || total_ > kMaxHeaderList) return false;
+    if (name.starts_with(':')) {
+      pseudo(name, value);
+    } else {
+      regular_seen_ = true;
+      regular(name, value);
+    }
+    return true;
+  }
+
+ private:
+  void offend(std::string_view why) {
+    if (list_.malformed.empty()) list_.malformed = why;
+  }
+
+  void pseudo(std::string_view name, std::string_view value) {
+    if (regular_seen_) offend("pseudo-header behind regular ones");
+    if (name == ":method" && list_.method.empty()) {
+      list_.method = value;
+    } else if (name == ":authority" && list_.authority.empty()) {
+      list_.authority = value;
+    } else if (name == ":status" && list_.status == 0) {
+      list_.status = static_cast<int>(parse_number(value, 999).value_or(0));
+      if (list_.status < 100) offend("status out of range");
+    } else {
+      offend("pseudo-header that CONNECT does not have, or twice");
+    }
+  }
+
+  void regular(std::string_view name, std::string_view value) {
+    if (std::any_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; })) offend("upper case in a name");
+    if (connection_specific(name)) offend("connection-specific header");
+    if (name == "forwarded") list_.request.forwarded = value;
+    if (name == "baggage") list_.request.baggage = value;
+    if (name == "traceparent") list_.request.traceparent = value;
+  }
+
+  HeaderList& list_;
+  size_t fields_ = 0;
+  size_t total_ = 0;
+  bool regular_seen_ = false;
+};
+
+std::string_view view(const uint8_t* bytes, size_t length) { return {reinterpret_cast<const char*>(bytes), length}; }
+
+}  // namespace
+
+HeaderEncoder::HeaderEncoder() { (void)nghttp2_hd_deflate_new(&deflater_, kTableSize); }  // ignoring: fails only without memory
+HeaderEncoder::~HeaderEncoder() { nghttp2_hd_deflate_del(deflater_); }
+
+Result<void> HeaderEncoder::request(const ConnectRequest& request, Buffer& out) {
+  std::vector<nghttp2_nv> fields = {field(":method", "CONNECT"), field(":authority", request.authority)};
+  if (!request.baggage.empty()) fields.push_back(field("baggage", request.baggage));
+  if (!request.forwarded.empty()) fields.push_back(field("forwarded", request.forwarded));
+  if (!request.traceparent.empty()) fields.push_back(field("traceparent", request.traceparent));
+  return deflate(deflater_, fields, out);
+}
+
+Result<void> HeaderEncoder::response(int status, Buffer& out) {
+  const std::string text = std::to_string(status);
+  const std::array<nghttp2_nv, 1> fields = {field(":status", text)};
+  return deflate(deflater_, fields, out);
+}
+
+HeaderDecoder::HeaderDecoder() { (void)nghttp2_hd_inflate_new(&inflater_); }  // ignoring: fails only without memory
+HeaderDecoder::~HeaderDecoder() { nghttp2_hd_inflate_del(inflater_); }
+
+Result<HeaderList> HeaderDecoder::decode(std::span<const uint8_t> block) {
+  HeaderList list;
+  Collector collector(list);
+  for (;;) {
+    nghttp2_nv header{};
+    int flags = 0;
+    const ssize_t used = nghttp2_hd_inflate_hd2(inflater_, &header, &flags, block.data(), block.size(), 1);
+    if (used < 0) return Error(ErrorKind::kProtocol, "HPACK inflate", static_cast<int>(used));
+    block = block.subspan(static_cast<size_t>(used));
+    if ((flags & NGHTTP2_HD_INFLATE_EMIT) != 0 &&
+        !collector.add(view(header.name, header.namelen), view(header.value, header.valuelen))) {
+      return Error(ErrorKind::kExhausted, "header list beyond the limit");
+    }
+    if ((flags & NGHTTP2_HD_INFLATE_FINAL) != 0) break;
+    if (used == 0 && (flags & NGHTTP2_HD_INFLATE_EMIT) == 0) return Error(ErrorKind::kProtocol, "header block cut short");
+  }
+  nghttp2_hd_inflate_end_headers(inflater_);
+  list.request.authority = list.authority;
+  return list;
+}
+
+}  // namespace fairlead::hbone

@@ -1,0 +1,50 @@
+// HPACK (RFC 7541) by nghttp2, and the two header lists of a CONNECT tunnel. Bounded by hbone/limits.h.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/buffer.h"
+#include "base/result.h"
+#include "hbone/connection.h"
+
+struct nghttp2_hd_deflater;
+struct nghttp2_hd_inflater;
+
+namespace fairlead::hbone {
+
+class HeaderEncoder {
+ public:
+  HeaderEncoder();
+  ~HeaderEncoder();
+  // Appends a header block.
+  Result<void> request(const ConnectRequest& request, Buffer& out);
+  Result<void> response(int status, Buffer& out);
+
+ private:
+  nghttp2_hd_deflater* deflater_ = nullptr;
+};
+
+// A block that decoded; `malformed` says why it breaks RFC 9113 §8 – the stream's fault, not the connection's.
+struct HeaderList {
+  std::string method;
+  std::string authority;
+  int status = 0;
+  ConnectRequest request;
+  std::string_view malformed;  // a literal, empty: well-formed
+};
+
+class HeaderDecoder {
+ public:
+  HeaderDecoder();
+  ~HeaderDecoder();
+  // Errors are connection errors (COMPRESSION_ERROR): the table is out of step.
+  Result<HeaderList> decode(std::span<const uint8_t> block);
+
+ private:
+  nghttp2_hd_inflater* inflater_ = nullptr;
+};
+
+}  // namespace fairlead::hbone
