@@ -107,7 +107,7 @@ struct fl_listener_key {
 	X(CONNECT_DENIED, connect_denied)   /* could not be decided: failed closed */                  \
 	X(ORIGINAL_PUBLISHED, original_published) /* fl_origdst written */                             \
 	X(LOOKUP_CAPTURED, lookup_captured) /* inbound connection handed to the agent */               \
-	X(LOOKUP_PASSED, lookup_passed)	    /* from the node itself, over lo, or excluded */           \
+	X(LOOKUP_PASSED, lookup_passed)	    /* from the node itself, or excluded */                    \
 	X(LOOKUP_DROPPED, lookup_dropped)   /* no agent: failed closed */                              \
 	X(NAMES_SHOWN, names_shown)	    /* getpeername/getsockname answers replaced */
 enum fl_counter {

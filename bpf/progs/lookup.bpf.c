@@ -4,33 +4,38 @@
  * sk_lookup cannot ask for the netns cookie, so every pod has its own instance that knows it by heart.
  * Without a listener the connection is dropped, never passed: nothing reaches the application around the agent.
  */
-#include "lib/addr.h"
 #include "lib/capture.h"
 #include "lib/counters.h"
 #include "lib/lookup.h"
 
 const volatile __u64 netns_cookie = 0;
 
-static __always_inline void remote_address(struct bpf_sk_lookup *ctx, struct fl_address *address)
+static __always_inline void addresses(struct bpf_sk_lookup *ctx, struct fl_address *remote, struct fl_address *local)
 {
-	if (ctx->family == FL_AF_INET)
-		fl_addr_set4(address, FL_CTX(ctx->remote_ip4));
-	else
-		fl_addr_set(address, FL_CTX(ctx->remote_ip6[0]), FL_CTX(ctx->remote_ip6[1]), FL_CTX(ctx->remote_ip6[2]),
-			    FL_CTX(ctx->remote_ip6[3]));
+	if (ctx->family == FL_AF_INET) {
+		fl_addr_set4(remote, FL_CTX(ctx->remote_ip4));
+		fl_addr_set4(local, FL_CTX(ctx->local_ip4));
+		return;
+	}
+	fl_addr_set(remote, FL_CTX(ctx->remote_ip6[0]), FL_CTX(ctx->remote_ip6[1]), FL_CTX(ctx->remote_ip6[2]),
+		    FL_CTX(ctx->remote_ip6[3]));
+	fl_addr_set(local, FL_CTX(ctx->local_ip6[0]), FL_CTX(ctx->local_ip6[1]), FL_CTX(ctx->local_ip6[2]),
+		    FL_CTX(ctx->local_ip6[3]));
 }
 
 SEC("sk_lookup")
 int fl_lookup(struct bpf_sk_lookup *ctx)
 {
 	struct fl_listener_key key = {.netns_cookie = netns_cookie, .family = ctx->family};
-	struct fl_address remote;
+	struct fl_address remote, local;
 	struct bpf_sock *listener;
 	long failed;
 
 	if (!fl_lookup_concerns(ctx->protocol, ctx->ingress_ifindex))
 		return SK_PASS;
-	remote_address(ctx, &remote);
+	addresses(ctx, &remote, &local);
+	if (fl_lookup_is_own(&remote, &local))
+		return SK_PASS;
 	if (bpf_map_lookup_elem(&fl_node_ips, &remote) ||
 	    fl_port_excluded(netns_cookie, bpf_htons(ctx->local_port), FL_INBOUND)) {
 		fl_count(FL_COUNT_LOOKUP_PASSED);

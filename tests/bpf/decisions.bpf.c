@@ -28,6 +28,11 @@ struct number_args {
 	__u32 answer;
 };
 
+struct own_args {
+	struct fl_address remote, local;
+	__u32 answer;
+};
+
 struct range_args {
 	__u64 cookie;
 	struct fl_address address;
@@ -78,6 +83,15 @@ SEC("syscall")
 int test_lookup_concerns(struct number_args *args)
 {
 	args->answer = fl_lookup_concerns(args->a, args->b);
+	return 0;
+}
+
+SEC("syscall")
+int test_lookup_is_own(struct own_args *args)
+{
+	struct fl_address remote = args->remote, local = args->local;
+
+	args->answer = fl_lookup_is_own(&remote, &local);
 	return 0;
 }
 

@@ -42,6 +42,10 @@ struct CapturedArgs {
 struct NumberArgs {
   uint32_t a = 0, b = 0, answer = 9;
 };
+struct OwnArgs {
+  abi::fl_address remote{}, local{};
+  uint32_t answer = 9;
+};
 struct RangeArgs {
   uint64_t cookie = 0;
   abi::fl_address address{};
@@ -166,6 +170,21 @@ TEST_F(Decisions, InboundConcernsTcpFromOtherInterfaces) {
   for (const auto& c : cases) {
     EXPECT_EQ(run(skeleton_->progs.test_lookup_concerns, NumberArgs{c.protocol, c.ifindex}).answer, c.answer)
         << c.protocol << "/" << c.ifindex;
+  }
+}
+
+TEST_F(Decisions, OwnTrafficIsKnownByItsAddresses) {
+  const struct {
+    const char *remote, *local;
+    uint32_t answer;
+  } cases[] = {
+      {"127.0.0.1", "10.0.0.2", 1},  {"10.0.0.2", "10.0.0.2", 1},   {"10.0.0.1", "10.0.0.2", 0},
+      {"::1", "2001:db8::2", 1},     {"2001:db8::2", "2001:db8::2", 1}, {"2001:db8:0:1::2", "2001:db8::2", 0},
+      {"2001:db9::2", "2001:db8::2", 0}, {"2001:db8::1:0:2", "2001:db8::2", 0}, {"11.0.0.2", "10.0.0.2", 0},
+  };
+  for (const auto& c : cases) {
+    const OwnArgs args{to_abi(*IpAddress::parse(c.remote)), to_abi(*IpAddress::parse(c.local))};
+    EXPECT_EQ(run(skeleton_->progs.test_lookup_is_own, args).answer, c.answer) << c.remote << " to " << c.local;
   }
 }
 
