@@ -37,6 +37,7 @@ struct Workload {
   Tunnel tunnel = Tunnel::kNone;
   bool in_place = false;  // its agent takes tunnels on the application's own port (a Fairlead agent)
   bool healthy = true;
+  bool host_network = false;  // shares the node's addresses: not found by address
   std::vector<std::pair<std::string, std::vector<ServicePort>>> services;  // "ns/hostname" → ports
   std::vector<std::string> policy_names;                                   // selector policies, "ns/name"
   policy::PolicySet policies;    // every policy that applies to it as a destination: global, namespace, selector

@@ -1,0 +1,132 @@
+#include "policy/authz.h"
+
+#include <algorithm>
+
+namespace fairlead::policy {
+namespace {
+
+// Three-valued: what cannot be decided must not open anything.
+enum class Verdict { kNo, kYes, kUnknown };
+
+bool matches(const StringMatch& match, std::string_view text) {
+  switch (match.kind) {
+    case StringMatch::Kind::kExact: return text == match.text;
+    case StringMatch::Kind::kPrefix: return text.starts_with(match.text);
+    case StringMatch::Kind::kSuffix: return text.ends_with(match.text);
+    case StringMatch::Kind::kPresence: return !text.empty();
+  }
+  return false;
+}
+
+bool any_string(const std::vector<StringMatch>& list, std::string_view text) {
+  return std::any_of(list.begin(), list.end(), [text](const StringMatch& match) { return matches(match, text); });
+}
+
+bool any_account(const std::vector<ServiceAccountMatch>& list, const SpiffeId* id) {
+  return id != nullptr && std::any_of(list.begin(), list.end(), [id](const ServiceAccountMatch& match) {
+           return match.ns == id->ns && match.service_account == id->service_account;
+         });
+}
+
+bool any_range(const std::vector<Cidr>& list, const IpAddress& address) {
+  return std::any_of(list.begin(), list.end(), [&](const Cidr& range) { return range.contains(address); });
+}
+
+bool any_port(const std::vector<uint16_t>& list, uint16_t port) { return std::find(list.begin(), list.end(), port) != list.end(); }
+
+// A list and its negation over one attribute.
+template <class List, class Test>
+bool attribute(const List& wanted, const List& unwanted, Test test) {
+  return (wanted.empty() || test(wanted)) && (unwanted.empty() || !test(unwanted));
+}
+
+bool says_nothing(const Match& m) {
+  return m.namespaces.empty() && m.not_namespaces.empty() && m.principals.empty() && m.not_principals.empty() &&
+         m.service_accounts.empty() && m.not_service_accounts.empty() && m.source_ips.empty() && m.not_source_ips.empty() &&
+         m.destination_ips.empty() && m.not_destination_ips.empty() && m.destination_ports.empty() &&
+         m.not_destination_ports.empty();
+}
+
+// The principal as one string, made once per evaluation.
+struct Facts {
+  const ConnectionFacts& connection;
+  std::string principal;
+};
+
+Verdict evaluate_match(const Match& m, const Facts& facts) {
+  const ConnectionFacts& c = facts.connection;
+  const std::string_view ns = c.source != nullptr ? std::string_view(c.source->ns) : std::string_view();
+  const auto in_namespaces = [ns](const auto& list) { return any_string(list, ns); };
+  const auto in_principals = [&](const auto& list) { return any_string(list, facts.principal); };
+  const auto in_accounts = [&](const auto& list) { return any_account(list, c.source); };
+  const auto from_ranges = [&](const auto& list) { return any_range(list, c.source_ip); };
+  const auto to_ranges = [&](const auto& list) { return any_range(list, c.destination_ip); };
+  const auto to_ports = [&](const auto& list) { return any_port(list, c.destination_port); };
+  if (!m.undecidable && says_nothing(m)) return Verdict::kNo;  // an empty match is skipped, it does not match all
+  const bool all = attribute(m.namespaces, m.not_namespaces, in_namespaces) &&
+                   attribute(m.principals, m.not_principals, in_principals) &&
+                   attribute(m.service_accounts, m.not_service_accounts, in_accounts) &&
+                   attribute(m.source_ips, m.not_source_ips, from_ranges) &&
+                   attribute(m.destination_ips, m.not_destination_ips, to_ranges) &&
+                   attribute(m.destination_ports, m.not_destination_ports, to_ports);
+  if (!all) return Verdict::kNo;
+  return m.undecidable ? Verdict::kUnknown : Verdict::kYes;
+}
+
+Verdict evaluate_clause(const Clause& clause, const Facts& facts) {
+  if (clause.matches.empty()) return Verdict::kYes;
+  Verdict best = Verdict::kNo;
+  for (const Match& match : clause.matches) {
+    const Verdict verdict = evaluate_match(match, facts);
+    if (verdict == Verdict::kYes) return verdict;
+    if (verdict == Verdict::kUnknown) best = verdict;
+  }
+  return best;
+}
+
+Verdict evaluate_rule(const Rule& rule, const Facts& facts) {
+  Verdict worst = Verdict::kYes;
+  for (const Clause& clause : rule.clauses) {
+    const Verdict verdict = evaluate_clause(clause, facts);
+    if (verdict == Verdict::kNo) return verdict;
+    if (verdict == Verdict::kUnknown) worst = verdict;
+  }
+  return worst;
+}
+
+// The first rule that counts as matching for the policy's action, or -1.
+int matching_rule(const Policy& policy, const Facts& facts) {
+  for (size_t i = 0; i < policy.rules.size(); ++i) {
+    const Verdict verdict = evaluate_rule(policy.rules[i], facts);
+    if (verdict == Verdict::kYes || (verdict == Verdict::kUnknown && policy.action == Action::kDeny)) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+}  // namespace
+
+Decision evaluate(const PolicySet& policies, const ConnectionFacts& connection) noexcept {
+  const Facts facts{connection, connection.source != nullptr ? connection.source->principal() : std::string()};
+  for (const auto& policy : policies) {
+    if (policy->dry_run || policy->action != Action::kDeny) continue;
+    const int rule = matching_rule(*policy, facts);
+    if (rule >= 0) return {false, policy->ns, policy->name, rule, "denied by rule"};
+  }
+  bool any_allow = false;
+  for (const auto& policy : policies) {
+    if (policy->dry_run || policy->action != Action::kAllow) continue;
+    any_allow = true;
+    const int rule = matching_rule(*policy, facts);
+    if (rule >= 0) return {true, policy->ns, policy->name, rule, "allowed by rule"};
+  }
+  if (any_allow) return {false, {}, {}, -1, "no ALLOW policy matches"};
+  return {true, {}, {}, -1, "no policy"};
+}
+
+std::string describe(const ConnectionFacts& facts) {
+  const std::string who = facts.source != nullptr ? "principal " + facts.source->principal() : "plaintext";
+  return fmt::format("{} from {} to {}", who, facts.source_ip.to_string(),
+                     SocketAddress{facts.destination_ip, facts.destination_port}.to_string());
+}
+
+}  // namespace fairlead::policy

@@ -1,0 +1,52 @@
+#include "state/channel.h"
+
+#include "base/file.h"
+
+namespace fairlead::state {
+namespace {
+
+constexpr int kMaxMessage = 200 * 1024 * 1024;
+constexpr int kKeepaliveMs = 30000;
+constexpr int kKeepaliveTimeoutMs = 10000;
+
+std::string trimmed(std::string text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<grpc::Channel>> open_channel(const ControllerEndpoint& endpoint) {
+  grpc::SslCredentialsOptions tls;
+  FL_TRY_ASSIGN(tls.pem_root_certs, read_file(endpoint.roots_file));
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessage);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Channels are made anew for every attempt: a shared subchannel would keep old roots and back off on its own.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // No proxy of the environment may come between agent and controller.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  if (!endpoint.server_name.empty()) arguments.SetSslTargetNameOverride(endpoint.server_name);
+  return grpc::CreateCustomChannel(endpoint.address, grpc::SslCredentials(tls), arguments);
+}
+
+Result<void> add_metadata(const ControllerEndpoint& endpoint, grpc::ClientContext& context) {
+  if (!endpoint.token_file.empty()) {
+    FL_TRY_ASSIGN(const std::string token, read_file(endpoint.token_file));
+    context.AddMetadata("authorization", "Bearer " + trimmed(token));
+  }
+  context.AddMetadata("clusterid", endpoint.cluster_id);
+  return {};
+}
+
+Error error_of(const grpc::Status& status, std::string_view operation) {
+  const bool denied = status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
+                      status.error_code() == grpc::StatusCode::PERMISSION_DENIED;
+  return {denied ? ErrorKind::kDenied : ErrorKind::kUnavailable,
+          fmt::format("{}: {} ({})", operation, status.error_message(), static_cast<int>(status.error_code())),
+          static_cast<int>(status.error_code())};
+}
+
+}  // namespace fairlead::state

@@ -1,0 +1,237 @@
+#include "state/snapshot.h"
+
+#include <algorithm>
+
+#include "bpf/abi/types.h"
+#include "state/decode.h"
+#include "state/snapshot_builder.h"
+
+namespace fairlead::state {
+namespace {
+
+uint16_t find_port(const std::vector<ServicePort>& ports, uint16_t service_port) {
+  const auto found = std::find_if(ports.begin(), ports.end(),
+                                  [service_port](const ServicePort& port) { return port.service_port == service_port; });
+  return found == ports.end() ? 0 : found->target_port;
+}
+
+// Who stands for an address that two workloads claim: the one in the mesh, then the pod.
+bool better(const Workload& a, const Workload& b) {
+  if (a.tunnel != b.tunnel) return a.tunnel == Tunnel::kHbone;
+  const auto is_pod = [](const Workload& workload) { return workload.uid.find("/Pod/") != std::string::npos; };
+  return is_pod(a) && !is_pod(b);
+}
+
+// STRICT as ambient control planes deliver it; some name it without sending it.
+const std::shared_ptr<const policy::Policy>& built_in_strict() {
+  static const auto kPolicy = [] {
+    auto strict = std::make_shared<policy::Policy>();
+    strict->ns = "istio-system";
+    strict->name = kStaticStrict;
+    strict->action = policy::Action::kDeny;
+    policy::Match match;
+    match.not_principals.push_back({policy::StringMatch::Kind::kPresence, {}});
+    strict->rules.push_back({{policy::Clause{{match}}}});
+    return std::shared_ptr<const policy::Policy>(strict);
+  }();
+  return kPolicy;
+}
+
+}  // namespace
+
+uint16_t Service::target_port(const Endpoint& endpoint, uint16_t service_port) const noexcept {
+  if (const uint16_t own = find_port(endpoint.ports, service_port)) return own;
+  if (!endpoint.ports.empty()) return 0;  // the endpoint's list replaces the service's
+  return find_port(ports, service_port);
+}
+
+std::shared_ptr<const Workload> Snapshot::workload(const IpAddress& address) const noexcept {
+  const auto found = by_address_.find(address);
+  return found == by_address_.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<const Service> Snapshot::service(const IpAddress& vip) const noexcept {
+  const auto found = by_vip_.find(vip);
+  return found == by_vip_.end() ? nullptr : found->second;
+}
+
+std::unordered_map<IpAddress, uint32_t> Snapshot::destinations() const {
+  std::unordered_map<IpAddress, uint32_t> wanted;
+  for (const auto& service : services_) {
+    const bool empty = service->endpoints.empty() && !service->ports.empty();
+    if (!empty && !service->has_mesh_endpoint) continue;
+    for (const IpAddress& vip : service->addresses) wanted[vip] = empty ? FL_DEST_REFUSE : FL_DEST_CAPTURE;
+  }
+  for (const auto& [address, workload] : by_address_) {
+    if (workload->tunnel == Tunnel::kHbone) wanted[address] = FL_DEST_CAPTURE;
+  }
+  return wanted;
+}
+
+// ---- the builder --------------------------------------------------------------------------------------------------------
+
+void SnapshotBuilder::touch_services_of(const Workload& workload) {
+  for (const auto& [name, ports] : workload.services) {
+    const auto found = services_.find(name);
+    if (found != services_.end()) found->second.built = nullptr;
+  }
+}
+
+void SnapshotBuilder::touch_all_workloads() {
+  for (auto& [name, entry] : workloads_) entry.built = nullptr;
+  for (auto& [name, entry] : services_) entry.built = nullptr;
+}
+
+Result<void> SnapshotBuilder::set_address(const std::string& resource, const istio::workload::Address& message) {
+  if (message.has_workload()) {
+    FL_TRY_ASSIGN(Workload workload, decode_workload(message.workload()));
+    remove_address(resource);
+    touch_services_of(workload);
+    for (const auto& [service, ports] : workload.services) members_[service].insert(resource);
+    workloads_[resource] = {std::move(workload), nullptr};
+    return {};
+  }
+  if (message.has_service()) {
+    FL_TRY_ASSIGN(Service service, decode_service(message.service()));
+    services_[resource] = {std::move(service), nullptr};
+    return {};
+  }
+  return Error(ErrorKind::kInvalidArgument, fmt::format("{}: neither workload nor service", resource));
+}
+
+void SnapshotBuilder::remove_address(const std::string& resource) {
+  services_.erase(resource);
+  const auto found = workloads_.find(resource);
+  if (found == workloads_.end()) return;
+  touch_services_of(found->second.decoded);
+  for (const auto& [service, ports] : found->second.decoded.services) {
+    const auto members = members_.find(service);
+    if (members == members_.end()) continue;
+    members->second.erase(resource);
+    if (members->second.empty()) members_.erase(members);
+  }
+  workloads_.erase(found);
+}
+
+Result<void> SnapshotBuilder::set_policy(const std::string& resource, const istio::security::Authorization& message) {
+  auto decoded = decode_policy(message);
+  if (!decoded) {
+    deny_unreadable_policy(resource);
+    return std::move(decoded).error().context(resource);
+  }
+  policies_[resource] = std::make_shared<const policy::Policy>(std::move(*decoded));
+  touch_all_workloads();
+  return {};
+}
+
+void SnapshotBuilder::deny_unreadable_policy(const std::string& resource) {
+  if (policies_.contains(resource)) return;  // the last readable one stays in force
+  const size_t slash = resource.find('/');
+  policy::Policy stand_in;
+  stand_in.ns = resource.substr(0, slash);
+  stand_in.name = slash == std::string::npos ? resource : resource.substr(slash + 1);
+  stand_in.scope = policy::Scope::kNamespace;
+  stand_in.action = policy::Action::kDeny;
+  policy::Match match;
+  match.undecidable = true;
+  stand_in.rules.push_back({{policy::Clause{{match}}}});
+  policies_[resource] = std::make_shared<const policy::Policy>(std::move(stand_in));
+  touch_all_workloads();
+}
+
+void SnapshotBuilder::remove_policy(const std::string& resource) {
+  if (policies_.erase(resource) > 0) touch_all_workloads();
+}
+
+void SnapshotBuilder::keep_only_addresses(const std::set<std::string>& resources) {
+  std::vector<std::string> gone;
+  for (const auto& [name, entry] : workloads_) {
+    if (!resources.contains(name)) gone.push_back(name);
+  }
+  for (const auto& [name, entry] : services_) {
+    if (!resources.contains(name)) gone.push_back(name);
+  }
+  for (const std::string& name : gone) remove_address(name);
+}
+
+void SnapshotBuilder::keep_only_policies(const std::set<std::string>& resources) {
+  std::vector<std::string> gone;
+  for (const auto& [name, policy] : policies_) {
+    if (!resources.contains(name)) gone.push_back(name);
+  }
+  for (const std::string& name : gone) remove_policy(name);
+}
+
+std::shared_ptr<const policy::Policy> SnapshotBuilder::policy_named(const std::string& name) const {
+  const auto found = policies_.find(name);
+  if (found != policies_.end()) return found->second;
+  const size_t slash = name.find('/');
+  if (slash != std::string::npos && std::string_view(name).substr(slash + 1) == kStaticStrict) return built_in_strict();
+  return nullptr;
+}
+
+std::shared_ptr<const Workload> SnapshotBuilder::bind_policies(const Workload& decoded) const {
+  auto workload = std::make_shared<Workload>(decoded);
+  workload->policies = global_policies_;
+  const auto of_namespace = namespace_policies_.find(decoded.ns);
+  if (of_namespace != namespace_policies_.end()) {
+    workload->policies.insert(workload->policies.end(), of_namespace->second.begin(), of_namespace->second.end());
+  }
+  for (const std::string& name : decoded.policy_names) {
+    auto policy = policy_named(name);
+    if (policy != nullptr) {
+      workload->policies.push_back(std::move(policy));
+    } else {
+      workload->policy_missing = true;
+    }
+  }
+  return workload;
+}
+
+void SnapshotBuilder::index_policies() {
+  global_policies_.clear();
+  namespace_policies_.clear();
+  for (const auto& [name, policy] : policies_) {
+    if (policy->scope == policy::Scope::kGlobal) global_policies_.push_back(policy);
+    if (policy->scope == policy::Scope::kNamespace) namespace_policies_[policy->ns].push_back(policy);
+  }
+}
+
+SnapshotPtr SnapshotBuilder::build() {
+  auto snapshot = std::make_shared<Snapshot>();
+  snapshot->version_ = ++version_;
+  index_policies();
+  snapshot->workloads_.reserve(workloads_.size());
+  snapshot->by_address_.reserve(workloads_.size());
+  for (auto& [name, entry] : workloads_) {
+    if (entry.built == nullptr) entry.built = bind_policies(entry.decoded);
+    snapshot->workloads_.push_back(entry.built);
+    if (entry.built->host_network) continue;
+    for (const IpAddress& address : entry.built->addresses) {
+      auto& slot = snapshot->by_address_[address];
+      if (slot == nullptr || better(*entry.built, *slot)) slot = entry.built;
+    }
+  }
+  for (auto& [name, entry] : services_) {
+    if (entry.built == nullptr) {
+      auto service = std::make_shared<Service>(entry.decoded);
+      const auto members = members_.find(name);
+      if (members != members_.end()) {
+        for (const std::string& resource : members->second) {
+          const auto& workload = workloads_.at(resource).built;
+          const auto ports = std::find_if(workload->services.begin(), workload->services.end(),
+                                          [&](const auto& item) { return item.first == name; });
+          service->endpoints.push_back({workload, ports->second});
+          if (workload->tunnel == Tunnel::kHbone) service->has_mesh_endpoint = true;
+        }
+      }
+      entry.built = std::move(service);
+    }
+    snapshot->services_.push_back(entry.built);
+    for (const IpAddress& vip : entry.built->addresses) snapshot->by_vip_.try_emplace(vip, entry.built);
+  }
+  for (const auto& [name, policy] : policies_) snapshot->policies_.push_back(policy);
+  return snapshot;
+}
+
+}  // namespace fairlead::state

@@ -1,0 +1,56 @@
+// The mutable model behind the snapshots, keyed by xDS resource names. build() shares every Workload, Service and Policy
+// that did not change with the snapshot before, so that a small change in a large mesh is cheap.
+// Thread: one (the xDS client's).
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "authorization.pb.h"
+#include "state/snapshot.h"
+#include "workload.pb.h"
+
+namespace fairlead::state {
+
+class SnapshotBuilder {
+ public:
+  // Errors name the resource; what was there under that name stays – except that a policy which cannot be read never
+  // leaves less protection: with nothing to keep, one that denies everything stands in for it.
+  Result<void> set_address(const std::string& resource, const istio::workload::Address& message);
+  Result<void> set_policy(const std::string& resource, const istio::security::Authorization& message);
+  void deny_unreadable_policy(const std::string& resource);
+  void remove_address(const std::string& resource);
+  void remove_policy(const std::string& resource);
+  void keep_only_addresses(const std::set<std::string>& resources);  // after a reconnect
+  void keep_only_policies(const std::set<std::string>& resources);
+
+  [[nodiscard]] SnapshotPtr build();
+
+ private:
+  struct WorkloadEntry {
+    Workload decoded;
+    std::shared_ptr<const Workload> built;  // null: must be built anew
+  };
+  struct ServiceEntry {
+    Service decoded;
+    std::shared_ptr<const Service> built;
+  };
+  void touch_services_of(const Workload& workload);
+  void touch_all_workloads();
+  [[nodiscard]] std::shared_ptr<const Workload> bind_policies(const Workload& decoded) const;
+  [[nodiscard]] std::shared_ptr<const policy::Policy> policy_named(const std::string& name) const;
+  void index_policies();
+
+  std::map<std::string, WorkloadEntry> workloads_;  // by resource name
+  std::map<std::string, ServiceEntry> services_;
+  std::map<std::string, std::shared_ptr<const policy::Policy>> policies_;
+  policy::PolicySet global_policies_;
+  std::unordered_map<std::string, policy::PolicySet> namespace_policies_;
+  std::unordered_map<std::string, std::set<std::string>> members_;  // "ns/hostname" → workload resources
+  uint64_t version_ = 0;
+};
+
+}  // namespace fairlead::state

@@ -1,0 +1,207 @@
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "discovery.grpc.pb.h"
+#include "state/channel.h"
+#include "state/clients.h"
+#include "state/snapshot_builder.h"
+
+namespace fairlead::state {
+namespace {
+
+namespace xds = envoy::service::discovery::v3;
+
+constexpr std::string_view kAddressType = "type.googleapis.com/istio.workload.Address";
+constexpr std::string_view kPolicyType = "type.googleapis.com/istio.security.Authorization";
+constexpr std::chrono::milliseconds kFirstBackOff{10};
+constexpr std::chrono::milliseconds kMaxBackOff{15000};
+constexpr size_t kMaxNackText = 4096;
+
+}  // namespace
+
+struct XdsClient::Impl {
+  ControllerEndpoint endpoint;
+  std::function<void(SnapshotPtr)> on_snapshot;
+  SnapshotBuilder builder;
+  // Versions by type: what we hold, told to the controller after a reconnect.
+  std::map<std::string, std::map<std::string, std::string>> versions;
+  std::set<std::string> synced_types;
+  std::set<std::string> fresh_types;  // that had a first push on this stream
+  std::thread thread;
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool stopping = false;
+  grpc::ClientContext* live = nullptr;  // to cancel
+  XdsStatus status;
+
+  using Stream = grpc::ClientReaderWriter<xds::DeltaDiscoveryRequest, xds::DeltaDiscoveryResponse>;
+
+  void run();
+  Result<void> session();
+  void subscribe(Stream& stream);
+  void describe_node(xds::Node& node) const;
+  Result<void> apply(const xds::DeltaDiscoveryResponse& response);
+  void apply_resource(bool addresses, const xds::Resource& resource, std::string& broken);
+  bool sleep(std::chrono::milliseconds time);
+  void set_status(const std::function<void(XdsStatus&)>& change) {
+    const std::lock_guard lock(mutex);
+    change(status);
+  }
+};
+
+XdsClient::XdsClient(ControllerEndpoint endpoint, std::function<void(SnapshotPtr)> on_snapshot)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->endpoint = std::move(endpoint);
+  impl_->on_snapshot = std::move(on_snapshot);
+}
+
+XdsClient::~XdsClient() { stop(); }
+
+void XdsClient::start() {
+  impl_->thread = std::thread([this] { impl_->run(); });
+}
+
+void XdsClient::stop() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->stopping = true;
+    if (impl_->live != nullptr) impl_->live->TryCancel();
+  }
+  impl_->wake.notify_all();
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+XdsStatus XdsClient::status() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->status;
+}
+
+// False when stopping.
+bool XdsClient::Impl::sleep(std::chrono::milliseconds time) {
+  std::unique_lock lock(mutex);
+  return !wake.wait_for(lock, time, [this] { return stopping; });
+}
+
+void XdsClient::Impl::run() {
+  auto back_off = kFirstBackOff;
+  for (;;) {
+    fresh_types.clear();
+    const Result<void> ended = session();
+    if (fresh_types.size() == 2) back_off = kFirstBackOff;  // it worked: try again at once
+    set_status([&](XdsStatus& s) {
+      s.connected = false;
+      s.last_error = ended ? "the controller ended the stream" : ended.error().text();
+    });
+    if (!sleep(back_off)) return;
+    back_off = std::min(back_off * 2, kMaxBackOff);
+  }
+}
+
+Result<void> XdsClient::Impl::session() {
+  FL_TRY_ASSIGN(const auto channel, open_channel(endpoint));
+  grpc::ClientContext context;
+  FL_TRY(add_metadata(endpoint, context));
+  {
+    const std::lock_guard lock(mutex);
+    if (stopping) return {};
+    live = &context;
+  }
+  const auto stub = xds::AggregatedDiscoveryService::NewStub(channel);
+  const auto stream = stub->DeltaAggregatedResources(&context);
+  subscribe(*stream);
+  xds::DeltaDiscoveryResponse response;
+  while (stream->Read(&response)) {
+    set_status([](XdsStatus& s) { s.connected = true; });
+    const Result<void> applied = apply(response);
+    xds::DeltaDiscoveryRequest answer;
+    answer.set_type_url(response.type_url());
+    answer.set_response_nonce(response.nonce());
+    if (!applied) {
+      answer.mutable_error_detail()->set_code(static_cast<int>(grpc::StatusCode::INVALID_ARGUMENT));
+      answer.mutable_error_detail()->set_message(applied.error().text().substr(0, kMaxNackText));
+    }
+    if (!stream->Write(answer)) break;
+  }
+  const grpc::Status status_of_stream = stream->Finish();
+  {
+    const std::lock_guard lock(mutex);
+    live = nullptr;
+  }
+  if (status_of_stream.ok()) return {};
+  return error_of(status_of_stream, "discovery stream");
+}
+
+void XdsClient::Impl::describe_node(xds::Node& node) const {
+  const std::string pod = "fairlead-agent." + endpoint.node_name;
+  // Control planes tell ambient's node proxies by this type.
+  node.set_id(fmt::format("ztunnel~{}~{}~fairlead-system.svc.cluster.local", endpoint.node_ip, pod));
+  auto& fields = *node.mutable_metadata()->mutable_fields();
+  fields["NAME"].set_string_value(pod);
+  fields["NAMESPACE"].set_string_value("fairlead-system");
+  fields["NODE_NAME"].set_string_value(endpoint.node_name);
+}
+
+void XdsClient::Impl::subscribe(Stream& stream) {
+  bool first = true;
+  for (const std::string_view type : {kAddressType, kPolicyType}) {
+    xds::DeltaDiscoveryRequest request;
+    if (std::exchange(first, false)) describe_node(*request.mutable_node());
+    request.set_type_url(std::string(type));  // no names: everything
+    for (const auto& [name, version] : versions[std::string(type)]) {
+      (*request.mutable_initial_resource_versions())[name] = version;
+    }
+    (void)stream.Write(request);  // ignoring: a broken stream shows in Read()
+  }
+}
+
+void XdsClient::Impl::apply_resource(bool addresses, const xds::Resource& resource, std::string& broken) {
+  Result<void> applied;
+  istio::workload::Address address;
+  istio::security::Authorization policy;
+  if (addresses) {
+    applied = resource.resource().UnpackTo(&address) ? builder.set_address(resource.name(), address)
+                                                     : Error(ErrorKind::kInvalidArgument, resource.name() + ": does not decode");
+  } else if (resource.resource().UnpackTo(&policy)) {
+    applied = builder.set_policy(resource.name(), policy);
+  } else {
+    builder.deny_unreadable_policy(resource.name());
+    applied = Error(ErrorKind::kInvalidArgument, resource.name() + ": does not decode");
+  }
+  if (applied) return;
+  set_status([](XdsStatus& s) { ++s.rejected; });
+  if (broken.size() < kMaxNackText) broken += (broken.empty() ? "" : "; ") + applied.error().text();
+}
+
+Result<void> XdsClient::Impl::apply(const xds::DeltaDiscoveryResponse& response) {
+  const bool addresses = response.type_url() == kAddressType;
+  if (!addresses && response.type_url() != kPolicyType) {
+    return Error(ErrorKind::kInvalidArgument, "unknown type " + response.type_url());
+  }
+  std::string broken;
+  auto& held = versions[response.type_url()];
+  for (const auto& resource : response.resources()) {
+    apply_resource(addresses, resource, broken);
+    held[resource.name()] = resource.version();
+  }
+  for (const std::string& name : response.removed_resources()) {
+    addresses ? builder.remove_address(name) : builder.remove_policy(name);
+    held.erase(name);
+  }
+  synced_types.insert(response.type_url());
+  fresh_types.insert(response.type_url());
+  const bool synced = synced_types.size() == 2;
+  set_status([&](XdsStatus& s) {
+    ++s.pushes;
+    s.synced = synced;
+    s.last_error = broken;
+  });
+  if (synced) on_snapshot(builder.build());
+  if (!broken.empty()) return Error(ErrorKind::kInvalidArgument, std::move(broken));
+  return {};
+}
+
+}  // namespace fairlead::state
