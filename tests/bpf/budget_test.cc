@@ -1,6 +1,6 @@
-// What the verifier walks for each program, against budget.txt: more than 10 % above the record fails. Kernels differ in
-// what they count; the record is of the kernel that it names. FAIRLEAD_UPDATE_BUDGET=1 writes a new one.
-// And: the structs of bpf/abi as the BPF compiler laid them out, against the C++ ones.
+// What the verifier walks for each program, against budget.txt: more than 10 % above the record fails.
+// Kernels differ in what they count; the record is of the kernel that it names. FAIRLEAD_UPDATE_BUDGET=1
+// writes a new one. And: the structs of bpf/abi as the BPF compiler laid them out, against the C++ ones.
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
@@ -13,7 +13,6 @@
 
 #include "base/file.h"
 #include "bpf/abi/types.h"
-
 #include "connect_bpf.skel.h"
 #include "lookup_bpf.skel.h"
 #include "names_bpf.skel.h"
@@ -78,7 +77,8 @@ TEST(Budget, NoProgramGrewByMoreThanATenth) {
   for (uint32_t count = 0; lines >> name >> count;) recorded[name] = count;
   for (const auto& [program, count] : counts) {
     ASSERT_TRUE(recorded.contains(program)) << program << " has no budget";
-    EXPECT_LE(count, recorded[program] * allowed) << program << ": FAIRLEAD_UPDATE_BUDGET=1 records a new budget";
+    EXPECT_LE(count, recorded[program] * allowed)
+        << program << ": FAIRLEAD_UPDATE_BUDGET=1 records a new budget";
   }
   EXPECT_EQ(recorded.size(), counts.size()) << "a budget without program";
 }
@@ -90,9 +90,7 @@ class Layout : public testing::Test {
     connect_ = connect_bpf::open();
     ASSERT_TRUE(connect_ != nullptr);
   }
-  void TearDown() override {
-    connect_bpf::destroy(connect_);
-  }
+  void TearDown() override { connect_bpf::destroy(connect_); }
   const btf_type* find(const char* name) {
     btf_ = bpf_object__btf(connect_->obj);
     const int id = btf__find_by_name_kind(btf_, name, BTF_KIND_STRUCT);

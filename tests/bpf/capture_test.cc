@@ -24,7 +24,8 @@ class Capture : public PodBed {
     attach();
   }
 
-  // An application that connects, says "hi" and closes; its answer is "peer local" as it sees them, or the errno.
+  // An application that connects, says "hi" and closes; its answer is "peer local" as it sees them, or the
+  // errno.
   static std::string say_hi(const SocketAddress& to, int family, int protocol = IPPROTO_TCP) {
     const UniqueFd fd = tcp_socket(family, protocol);
     if (!fd) return fmt::format("socket: {}", std::strerror(errno));
@@ -106,7 +107,8 @@ TEST_F(Capture, BoundToThePodsAddress) {
 TEST_F(Capture, NonBlocking) {
   const std::string names = in_pod([] {
     const UniqueFd fd = tcp_socket(AF_INET, IPPROTO_TCP, SOCK_NONBLOCK);
-    if (connect_to(fd.get(), at(kVip4, 8080), AF_INET) != 0 && errno != EINPROGRESS) return std::string("connect");
+    if (connect_to(fd.get(), at(kVip4, 8080), AF_INET) != 0 && errno != EINPROGRESS)
+      return std::string("connect");
     if (!wait_for(fd.get(), POLLOUT)) return std::string("never writable");
     int error = -1;
     socklen_t length = sizeof error;
@@ -171,7 +173,8 @@ TEST_F(Capture, DestinationsOutsideTheMeshAreUntouched) {
 }
 
 TEST_F(Capture, LoopbackIsNeverCaptured) {
-  ASSERT_TRUE(set_destinations({{"127.0.0.1", FL_DEST_CAPTURE}, {"0.0.0.0", FL_DEST_CAPTURE}, {"::1", FL_DEST_CAPTURE}}));
+  ASSERT_TRUE(set_destinations(
+      {{"127.0.0.1", FL_DEST_CAPTURE}, {"0.0.0.0", FL_DEST_CAPTURE}, {"::1", FL_DEST_CAPTURE}}));
   UniqueFd server;
   in_netns(pod_netns_, [&] { server = listen_on(at("127.0.0.1", 9000)); });
   EXPECT_EQ(in_pod([] { return say_hi(at("127.0.0.1", 9000), AF_INET).substr(0, 14); }), "127.0.0.1:9000");
@@ -184,7 +187,8 @@ TEST_F(Capture, ExcludedPortAndRange) {
   excluded.excluded_outbound = {9000};
   excluded.excluded_ranges = {*Cidr::parse("10.199.1.0/24"), *Cidr::parse("2001:db8:1::/48")};
   ASSERT_TRUE(datapath_->attach_pod(excluded));
-  ASSERT_TRUE(set_destinations({{kNeighbour4, FL_DEST_CAPTURE}, {kVip4, FL_DEST_CAPTURE}, {kVip6, FL_DEST_CAPTURE}}));
+  ASSERT_TRUE(
+      set_destinations({{kNeighbour4, FL_DEST_CAPTURE}, {kVip4, FL_DEST_CAPTURE}, {kVip6, FL_DEST_CAPTURE}}));
   UniqueFd server;
   in_netns(neighbour_netns_, [&] { server = listen_on(at(kNeighbour4, 80)); });
   EXPECT_EQ(in_pod([] { return say_hi(at(kNeighbour4, 80), AF_INET).substr(0, 13); }), "10.199.1.1:80");
@@ -287,7 +291,8 @@ TEST_F(Capture, ManyConnectionsFindTheirOwnDestinations) {
     for (int i = 0; i < kConnections; ++i) {
       // Only those that the backlog has room for are established by now; the others are still knocking.
       if (i < 8 && !wait_for(fds[static_cast<size_t>(i)].get(), POLLOUT)) return std::string("not connected");
-      if (i < 8 && ::write(fds[static_cast<size_t>(i)].get(), &i, sizeof i) != sizeof i) return std::string("write");
+      if (i < 8 && ::write(fds[static_cast<size_t>(i)].get(), &i, sizeof i) != sizeof i)
+        return std::string("write");
     }
     return std::string("done");
   });

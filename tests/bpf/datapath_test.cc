@@ -1,4 +1,5 @@
-// Life of the datapath: restarts, replaced pods, failures half-way, removal; and the flow maps without any privilege.
+// Life of the datapath: restarts, replaced pods, failures half-way, removal; and the flow maps without any
+// privilege.
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -93,7 +94,8 @@ TEST_F(DatapathLife, DetachLeavesNothing) {
   expect_nothing_attached();
   EXPECT_EQ(datapath_->pods()->size(), 0u);
   EXPECT_EQ(originals(), 0u);
-  const auto inventory = take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {}});
+  const auto inventory =
+      take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {}});
   ASSERT_TRUE(inventory) << inventory.error().text();
   for (const MapInfo& map : inventory->maps) {
     if (!map.ours || !map.entries || map.name == FL_MAP_DESTS) continue;
@@ -142,7 +144,8 @@ TEST_F(DatapathLife, ExclusiveParentIsExplained) {
   const UniqueFd program(
       ::bpf_prog_load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "foreign", "GPL", pass, std::size(pass), &options));
   ASSERT_TRUE(program);
-  ASSERT_EQ(::bpf_prog_attach(program.get(), cgroup_.get(), BPF_CGROUP_INET4_CONNECT, 0), 0) << std::strerror(errno);
+  ASSERT_EQ(::bpf_prog_attach(program.get(), cgroup_.get(), BPF_CGROUP_INET4_CONNECT, 0), 0)
+      << std::strerror(errno);
   const std::string child = cgroup_path_ + "/child";
   ASSERT_EQ(::mkdir(child.c_str(), 0755), 0);
   const UniqueFd child_fd(::open(child.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -152,7 +155,8 @@ TEST_F(DatapathLife, ExclusiveParentIsExplained) {
   ASSERT_FALSE(done);
   EXPECT_NE(done.error().text().find("BPF_F_ALLOW_MULTI"), std::string::npos) << done.error().text();
 
-  const auto inventory = take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {cgroup_path_}});
+  const auto inventory =
+      take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {cgroup_path_}});
   ASSERT_TRUE(inventory) << inventory.error().text();
   bool seen = false;
   for (const CgroupAttachment& found : inventory->cgroup_attachments) {
@@ -211,7 +215,8 @@ TEST(DatapathOpen, WithoutBpffsSaysSo) {
 
 TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
   attach();
-  const auto inventory = take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {cgroup_path_}});
+  const auto inventory =
+      take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {cgroup_path_}});
   ASSERT_TRUE(inventory) << inventory.error().text();
   size_t links = 0, cgroups = 0, attachments = 0;
   for (const LinkInfo& link : inventory->links) {
@@ -225,7 +230,7 @@ TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
     } else {
       EXPECT_EQ(link.type, "netns");
       EXPECT_EQ(link.attach_type, "sk_lookup");
-      struct stat status {};
+      struct stat status{};
       ASSERT_EQ(::fstat(pod_netns_.get(), &status), 0);
       EXPECT_EQ(link.netns_inode, status.st_ino);
     }
@@ -262,20 +267,20 @@ TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
 
 TEST_F(DatapathLife, FlowMapsNeedNoPrivilege) {
   using Originals = Map<abi::fl_flow, abi::fl_original>;
-  ASSERT_TRUE(Originals(datapath_->original_destinations())
-                  .put(to_flow(cookie_, at("127.0.0.1", 40000)), [] {
-                    abi::fl_original original{};
-                    original.address = to_abi(*IpAddress::parse(kVip4));
-                    original.port = htons(80);
-                    return original;
-                  }()));
+  ASSERT_TRUE(Originals(datapath_->original_destinations()).put(to_flow(cookie_, at("127.0.0.1", 40000)), [] {
+    abi::fl_original original{};
+    original.address = to_abi(*IpAddress::parse(kVip4));
+    original.port = htons(80);
+    return original;
+  }()));
   const std::string answer = in_pod([&]() -> std::string {
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::setresgid(65534, 65534, 65534) != 0 ||
         ::setresuid(65534, 65534, 65534) != 0) {
       return "could not drop privileges";
     }
     // Proof that none is left (with unprivileged BPF disabled, or socket maps refused otherwise).
-    if (const UniqueFd map(::bpf_map_create(BPF_MAP_TYPE_SOCKMAP, "x", 4, 4, 1, nullptr)); map) return "still privileged";
+    if (const UniqueFd map(::bpf_map_create(BPF_MAP_TYPE_SOCKMAP, "x", 4, 4, 1, nullptr)); map)
+      return "still privileged";
     const OriginalDestinations originals(UniqueFd(::dup(datapath_->original_destinations().get())));
     const auto taken = originals.take(cookie_, at("127.0.0.1", 40000));
     if (!taken) return taken.error().text();
@@ -283,7 +288,8 @@ TEST_F(DatapathLife, FlowMapsNeedNoPrivilege) {
     const auto nothing = originals.take(cookie_, at("127.0.0.1", 40000));
     if (!nothing || nothing->has_value()) return "not taken away";
     const ClientNames names(UniqueFd(::dup(datapath_->clients().get())));
-    if (auto done = names.publish(cookie_, at("127.0.0.1", 5), at("10.0.0.1", 6)); !done) return done.error().text();
+    if (auto done = names.publish(cookie_, at("127.0.0.1", 5), at("10.0.0.1", 6)); !done)
+      return done.error().text();
     if (auto done = names.forget(cookie_, at("127.0.0.1", 5)); !done) return done.error().text();
     if (auto done = names.forget(cookie_, at("127.0.0.1", 5)); !done) return "forgetting twice fails";
     const Destinations destinations(UniqueFd(::dup(datapath_->destinations().get())));

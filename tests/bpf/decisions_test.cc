@@ -10,9 +10,8 @@
 
 #include "base/net_types.h"
 #include "bpf/abi/types.h"
-#include "ebpf/abi_convert.h"
-
 #include "decisions_bpf.skel.h"
+#include "ebpf/abi_convert.h"
 
 namespace fairlead::ebpf {
 namespace {
@@ -79,14 +78,22 @@ TEST_F(Decisions, AddressesAreTheKindTheyAre) {
     bool loopback, unspecified;
     const char* agent;
   } cases[] = {
-      {"127.0.0.1", true, false, "127.0.0.1"},   {"127.255.255.254", true, false, "127.0.0.1"},
-      {"126.0.0.1", false, false, "127.0.0.1"},  {"128.0.0.0", false, false, "127.0.0.1"},
-      {"0.0.0.0", false, true, "127.0.0.1"},     {"0.0.0.1", false, false, "127.0.0.1"},
-      {"10.0.0.127", false, false, "127.0.0.1"}, {"255.255.255.255", false, false, "127.0.0.1"},
-      {"::1", true, false, "::1"},               {"::", false, true, "::1"},
-      {"::2", false, false, "::1"},              {"1::1", false, false, "::1"},
-      {"::1:0:0:1", false, false, "::1"},        {"::127.0.0.1", false, false, "::1"},
-      {"2001:db8::1", false, false, "::1"},      {"::ffff:0:127.0.0.1", false, false, "::1"},
+      {"127.0.0.1", true, false, "127.0.0.1"},
+      {"127.255.255.254", true, false, "127.0.0.1"},
+      {"126.0.0.1", false, false, "127.0.0.1"},
+      {"128.0.0.0", false, false, "127.0.0.1"},
+      {"0.0.0.0", false, true, "127.0.0.1"},
+      {"0.0.0.1", false, false, "127.0.0.1"},
+      {"10.0.0.127", false, false, "127.0.0.1"},
+      {"255.255.255.255", false, false, "127.0.0.1"},
+      {"::1", true, false, "::1"},
+      {"::", false, true, "::1"},
+      {"::2", false, false, "::1"},
+      {"1::1", false, false, "::1"},
+      {"::1:0:0:1", false, false, "::1"},
+      {"::127.0.0.1", false, false, "::1"},
+      {"2001:db8::1", false, false, "::1"},
+      {"::ffff:0:127.0.0.1", false, false, "::1"},
   };
   for (const auto& c : cases) {
     const IpAddress address = *IpAddress::parse(c.text);
@@ -155,8 +162,9 @@ TEST_F(Decisions, StorageSpeaksOnlyForTheConnectionItWasWrittenFor) {
 TEST_F(Decisions, OnlyTcpIsOurs) {
   const struct {
     uint32_t type, protocol, answer;
-  } cases[] = {{SOCK_STREAM, IPPROTO_TCP, 1}, {SOCK_STREAM, 262, 1},           {SOCK_DGRAM, IPPROTO_UDP, 0},
-               {SOCK_STREAM, 132, 0},         {SOCK_SEQPACKET, IPPROTO_TCP, 0}, {SOCK_RAW, IPPROTO_TCP, 0}};
+  } cases[] = {{SOCK_STREAM, IPPROTO_TCP, 1},    {SOCK_STREAM, 262, 1},
+               {SOCK_DGRAM, IPPROTO_UDP, 0},     {SOCK_STREAM, 132, 0},
+               {SOCK_SEQPACKET, IPPROTO_TCP, 0}, {SOCK_RAW, IPPROTO_TCP, 0}};
   for (const auto& c : cases) {
     EXPECT_EQ(run(skeleton_->progs.test_is_tcp, NumberArgs{c.type, c.protocol}).answer, c.answer)
         << c.type << "/" << c.protocol;
@@ -178,13 +186,16 @@ TEST_F(Decisions, OwnTrafficIsKnownByItsAddresses) {
     const char *remote, *local;
     uint32_t answer;
   } cases[] = {
-      {"127.0.0.1", "10.0.0.2", 1},  {"10.0.0.2", "10.0.0.2", 1},   {"10.0.0.1", "10.0.0.2", 0},
-      {"::1", "2001:db8::2", 1},     {"2001:db8::2", "2001:db8::2", 1}, {"2001:db8:0:1::2", "2001:db8::2", 0},
-      {"2001:db9::2", "2001:db8::2", 0}, {"2001:db8::1:0:2", "2001:db8::2", 0}, {"11.0.0.2", "10.0.0.2", 0},
+      {"127.0.0.1", "10.0.0.2", 1},      {"10.0.0.2", "10.0.0.2", 1},
+      {"10.0.0.1", "10.0.0.2", 0},       {"::1", "2001:db8::2", 1},
+      {"2001:db8::2", "2001:db8::2", 1}, {"2001:db8:0:1::2", "2001:db8::2", 0},
+      {"2001:db9::2", "2001:db8::2", 0}, {"2001:db8::1:0:2", "2001:db8::2", 0},
+      {"11.0.0.2", "10.0.0.2", 0},
   };
   for (const auto& c : cases) {
     const OwnArgs args{to_abi(*IpAddress::parse(c.remote)), to_abi(*IpAddress::parse(c.local))};
-    EXPECT_EQ(run(skeleton_->progs.test_lookup_is_own, args).answer, c.answer) << c.remote << " to " << c.local;
+    EXPECT_EQ(run(skeleton_->progs.test_lookup_is_own, args).answer, c.answer)
+        << c.remote << " to " << c.local;
   }
 }
 

@@ -62,7 +62,8 @@ TEST_F(Inbound, TheApplicationsListenerIsPassedOver) {
   EXPECT_TRUE(nothing_to_accept(application.get()));
 }
 
-// Over lo, but the context names eth0: the pod to its own address, and the agent (from loopback) to the application.
+// Over lo, but the context names eth0: the pod to its own address, and the agent (from loopback) to the
+// application.
 TEST_F(Inbound, WhatThePodSendsToItselfPasses) {
   const UniqueFd application4 = server(at(kPod4, 8080));
   const UniqueFd application6 = server(at(kPod6, 8080));
@@ -87,7 +88,8 @@ TEST_F(Inbound, WhatThePodSendsToItselfPasses) {
 }
 
 TEST_F(Inbound, TheNodesOwnAddressesPass) {
-  ASSERT_TRUE(datapath_->set_node_addresses({*IpAddress::parse(kNeighbour4), *IpAddress::parse(kNeighbour6)}));
+  ASSERT_TRUE(
+      datapath_->set_node_addresses({*IpAddress::parse(kNeighbour4), *IpAddress::parse(kNeighbour6)}));
   const UniqueFd application4 = server(at(kPod4, 8080));
   const UniqueFd application6 = server(at(kPod6, 8080));
   EXPECT_EQ(from_neighbour(at(kPod4, 8080)), "connected");
@@ -152,7 +154,8 @@ class ServerNames : public Inbound {
  protected:
   // An application accepts once on `where` (socket of `family`); the agent connects from `from` for `client`.
   // Answer: "peer by accept() peer by getpeername() own name".
-  std::string serve(const SocketAddress& where, int family, const char* from, const std::optional<SocketAddress>& client) {
+  std::string serve(const SocketAddress& where, int family, const char* from,
+                    const std::optional<SocketAddress>& client, int protocol = IPPROTO_TCP) {
     std::string answer;
     UniqueFd agent;
     SocketAddress local;
@@ -160,7 +163,8 @@ class ServerNames : public Inbound {
       agent = tcp_socket(at(from, 0).family());
       sockaddr_storage storage{};
       socklen_t length = at(from, 0).to(storage, at(from, 0).family());
-      ASSERT_EQ(::bind(agent.get(), reinterpret_cast<sockaddr*>(&storage), length), 0) << std::strerror(errno);
+      ASSERT_EQ(::bind(agent.get(), reinterpret_cast<sockaddr*>(&storage), length), 0)
+          << std::strerror(errno);
       ASSERT_EQ(::getsockname(agent.get(), reinterpret_cast<sockaddr*>(&storage), &length), 0);
       local = SocketAddress::from(storage);
     });
@@ -174,11 +178,12 @@ class ServerNames : public Inbound {
       EXPECT_EQ(connect_to(agent.get(), where, where.family()), 0) << std::strerror(errno);
     });
     answer = in_pod([&] {
-      const UniqueFd listener = tcp_socket(family);
+      const UniqueFd listener = tcp_socket(family, protocol);
       sockaddr_storage storage{};
       socklen_t length = family == AF_INET6 && where.ip.is_v4() ? at("::", where.port).to(storage, family)
                                                                 : where.to(storage, family);
-      if (::bind(listener.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) return std::string("bind");
+      if (::bind(listener.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0)
+        return std::string("bind");
       if (::listen(listener.get(), 1) != 0) return std::string("listen");
       if (::write(ready[1], "x", 1) != 1) return std::string("tell");
       SocketAddress peer;
@@ -208,6 +213,15 @@ TEST_F(ServerNames, Ipv6Client) {
 TEST_F(ServerNames, MappedClientOnDualStackSocket) {
   EXPECT_EQ(serve(at(kPod4, 8080), AF_INET6, "127.0.0.1", at("10.1.2.3", 4444)),
             "10.1.2.3:4444 10.1.2.3:4444 10.199.1.2:8080");
+}
+
+// The default of some runtimes; the agent's plain connection makes it fall back to TCP.
+TEST_F(ServerNames, MptcpListener) {
+  constexpr int kMptcp = 262;
+  EXPECT_EQ(serve(at(kPod4, 8080), AF_INET, "127.0.0.1", at("10.1.2.3", 4444), kMptcp),
+            "10.1.2.3:4444 10.1.2.3:4444 10.199.1.2:8080");
+  EXPECT_EQ(serve(at(kPod6, 8080), AF_INET6, "::1", at("2001:db8::7", 4444), kMptcp),
+            "[2001:db8::7]:4444 [2001:db8::7]:4444 [fd99::2]:8080");
 }
 
 TEST_F(ServerNames, WhatIsNotPublishedIsUntouched) {

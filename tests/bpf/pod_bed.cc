@@ -19,7 +19,9 @@
 namespace fairlead::ebpf::test {
 namespace {
 
-void run(const std::string& command) { ASSERT_EQ(std::system(command.c_str()), 0) << command; }
+void run(const std::string& command) {
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+}
 
 UniqueFd open_netns(const std::string& name) {
   return UniqueFd(::open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC));
@@ -27,7 +29,9 @@ UniqueFd open_netns(const std::string& name) {
 
 }  // namespace
 
-SocketAddress at(const std::string& ip, uint16_t port) { return {*IpAddress::parse(ip), port}; }
+SocketAddress at(const std::string& ip, uint16_t port) {
+  return {*IpAddress::parse(ip), port};
+}
 
 UniqueFd tcp_socket(int family, int protocol, int flags) {
   return UniqueFd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, protocol));
@@ -211,9 +215,11 @@ std::string PodBed::run_child(const std::function<std::string()>& f, int netns) 
     ::alarm(kDeadlineMs / 1000);
     std::string answer = "child could not enter the pod";
     const UniqueFd procs(::open((cgroup_path_ + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
-    const bool entered = ::write(procs.get(), "0", 1) == 1 && (netns < 0 || ::setns(netns, CLONE_NEWNET) == 0);
+    const bool entered =
+        ::write(procs.get(), "0", 1) == 1 && (netns < 0 || ::setns(netns, CLONE_NEWNET) == 0);
     if (entered) answer = f();
-    const bool written = ::write(writer.get(), answer.data(), answer.size()) == static_cast<ssize_t>(answer.size());
+    const bool written =
+        ::write(writer.get(), answer.data(), answer.size()) == static_cast<ssize_t>(answer.size());
     ::_exit(written ? 0 : 1);
   }
   writer.reset();

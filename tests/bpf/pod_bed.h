@@ -1,6 +1,7 @@
-// A pod made for a test: two network namespaces joined by a veth pair (the pod, and its neighbour), a cgroup, and a
-// Datapath in a pin directory of its own. Application code runs in a child process inside the pod's cgroup and netns;
-// the agent's sockets are opened in the netns by a thread of the test. Everything is removed at the end.
+// A pod made for a test: two network namespaces joined by a veth pair (the pod, and its neighbour), a cgroup,
+// and a Datapath in a pin directory of its own. Application code runs in a child process inside the pod's
+// cgroup and netns; the agent's sockets are opened in the netns by a thread of the test. Everything is
+// removed at the end.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -19,10 +19,13 @@
 namespace fairlead::ebpf {
 namespace {
 
-Error invalid(std::string text) { return {ErrorKind::kInvalidArgument, std::move(text)}; }
+Error invalid(std::string text) {
+  return {ErrorKind::kInvalidArgument, std::move(text)};
+}
 
 Result<void> check_uid(const std::string& uid) {
-  constexpr std::string_view kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";  // bpffs has no dots
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";  // bpffs has no dots
   const bool plain = uid.find_first_not_of(kAllowed) == std::string::npos;
   if (uid.empty() || uid.size() > kMaxPodUid || !plain) {
     return invalid(fmt::format("'{}' is not a pod uid", uid.substr(0, kMaxPodUid)));
@@ -33,24 +36,21 @@ Result<void> check_uid(const std::string& uid) {
 Result<void> check(const PodAttachment& attachment) {
   FL_TRY(check_uid(attachment.uid));
   if (attachment.netns_cookie == 0) return invalid("pod without netns cookie");
-  if (attachment.cgroup.get() < 0 || attachment.netns.get() < 0) return invalid("pod without cgroup or netns");
-  if (attachment.pod.outbound_port == 0 || attachment.pod.inbound_port == 0) return invalid("pod without listener port");
+  if (attachment.cgroup.get() < 0 || attachment.netns.get() < 0)
+    return invalid("pod without cgroup or netns");
+  if (attachment.pod.outbound_port == 0 || attachment.pod.inbound_port == 0)
+    return invalid("pod without listener port");
   return {};
 }
 
 Result<MapFds> open_maps(const PinPaths& paths) {
   MapFds maps;
   const std::pair<UniqueFd MapFds::*, const char*> pins[] = {
-      {&MapFds::destinations, FL_MAP_DESTS},
-      {&MapFds::pods, FL_MAP_PODS},
-      {&MapFds::excluded_ports, FL_MAP_EXPORTS},
-      {&MapFds::excluded_ranges, FL_MAP_EXCIDRS},
-      {&MapFds::node_addresses, FL_MAP_NODE_IPS},
-      {&MapFds::original_destinations, FL_MAP_ORIGDST},
-      {&MapFds::clients, FL_MAP_CLIENTS},
-      {&MapFds::inbound, FL_MAP_INBOUND},
-      {&MapFds::counters, FL_MAP_COUNTERS},
-      {&MapFds::errors, FL_MAP_ERRORS},
+      {&MapFds::destinations, FL_MAP_DESTS},      {&MapFds::pods, FL_MAP_PODS},
+      {&MapFds::excluded_ports, FL_MAP_EXPORTS},  {&MapFds::excluded_ranges, FL_MAP_EXCIDRS},
+      {&MapFds::node_addresses, FL_MAP_NODE_IPS}, {&MapFds::original_destinations, FL_MAP_ORIGDST},
+      {&MapFds::clients, FL_MAP_CLIENTS},         {&MapFds::inbound, FL_MAP_INBOUND},
+      {&MapFds::counters, FL_MAP_COUNTERS},       {&MapFds::errors, FL_MAP_ERRORS},
   };
   for (const auto& [member, name] : pins) {
     FL_TRY_ASSIGN(maps.*member, open_pin(paths.map(name)));
@@ -73,12 +73,16 @@ class PinnedDatapath final : public Datapath {
       : paths_(std::move(paths)), programs_(std::move(programs)), maps_(std::move(maps)) {}
 
   [[nodiscard]] BorrowedFd destinations() const noexcept override { return maps_.destinations; }
-  [[nodiscard]] BorrowedFd original_destinations() const noexcept override { return maps_.original_destinations; }
+  [[nodiscard]] BorrowedFd original_destinations() const noexcept override {
+    return maps_.original_destinations;
+  }
   [[nodiscard]] BorrowedFd clients() const noexcept override { return maps_.clients; }
 
   [[nodiscard]] Result<void> attach_pod(const PodAttachment& attachment) override;
   [[nodiscard]] Result<void> detach_pod(const std::string& uid, uint64_t netns_cookie) override;
-  [[nodiscard]] Result<std::vector<std::string>> pods() const override { return list_directory(paths_.pods()); }
+  [[nodiscard]] Result<std::vector<std::string>> pods() const override {
+    return list_directory(paths_.pods());
+  }
   [[nodiscard]] Result<void> set_listener(uint64_t netns_cookie, int family, BorrowedFd listener) override;
   [[nodiscard]] Result<void> set_node_addresses(const std::vector<IpAddress>& addresses) override;
   [[nodiscard]] Result<std::vector<Counter>> counters() const override;
@@ -119,7 +123,8 @@ Result<void> PinnedDatapath::set_listener(uint64_t netns_cookie, int family, Bor
 Result<void> PinnedDatapath::set_node_addresses(const std::vector<IpAddress>& addresses) {
   const std::set<IpAddress> wanted(addresses.begin(), addresses.end());
   if (wanted.size() > FL_MAX_NODE_IPS) {
-    return Error(ErrorKind::kExhausted, fmt::format("{} node addresses, at most {} fit", wanted.size(), FL_MAX_NODE_IPS));
+    return Error(ErrorKind::kExhausted,
+                 fmt::format("{} node addresses, at most {} fit", wanted.size(), FL_MAX_NODE_IPS));
   }
   const Map<abi::fl_address, uint8_t> map(maps_.node_addresses);
   FL_TRY_ASSIGN(const auto held, map.entries(FL_MAX_NODE_IPS));

@@ -6,8 +6,8 @@
 //   <directory>/pods/<uid>/<hook>       the bpf_links of a pod (connect4 … getsockname6, sockops, sk_lookup)
 // Pins outlive the process: capture goes on while no agent runs, and the next open() takes over in place.
 //
-// Thread: one (the keeper's). Ownership: fds given are borrowed for the call. Errors: ErrorKind::kBpf with the saved
-// errno, kInvalidArgument for what the caller got wrong, kUnavailable when there is no bpffs.
+// Thread: one (the keeper's). Ownership: fds given are borrowed for the call. Errors: ErrorKind::kBpf with
+// the saved errno, kInvalidArgument for what the caller got wrong, kUnavailable when there is no bpffs.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@
 
 namespace fairlead::ebpf {
 
-constexpr size_t kMaxPodUid = 63;  // octets of a pod's uid: letters, digits, '-', '_'; it names a directory (bpffs has no dots)
+constexpr size_t kMaxPodUid =
+    63;  // octets of a pod's uid: letters, digits, '-', '_'; it names a directory (bpffs has no dots)
 
 // A pod as the datapath sees it.
 struct PodAttachment {
@@ -34,7 +35,7 @@ struct PodAttachment {
   abi::fl_pod pod{};                          // addresses, listener ports (network order), FL_POD_HAS_*
   std::vector<uint16_t> excluded_outbound{};  // ports, host order
   std::vector<uint16_t> excluded_inbound{};
-  std::vector<Cidr> excluded_ranges{};        // destinations
+  std::vector<Cidr> excluded_ranges{};  // destinations
 };
 
 struct Counter {
@@ -44,8 +45,8 @@ struct Counter {
 
 class Datapath {
  public:
-  // Loads the programs. Maps pinned under `pin_directory` by the same FL_ABI_VERSION are reused with what they hold;
-  // those of another version are removed with everything that is attached. Mounts nothing.
+  // Loads the programs. Maps pinned under `pin_directory` by the same FL_ABI_VERSION are reused with what
+  // they hold; those of another version are removed with everything that is attached. Mounts nothing.
   static Result<std::unique_ptr<Datapath>> open(std::string pin_directory);
   // Detaches everything under the directory and unpins it; needs no loaded program. Nothing there is success.
   static Result<void> remove_all(const std::string& pin_directory);
@@ -59,20 +60,23 @@ class Datapath {
   [[nodiscard]] virtual BorrowedFd original_destinations() const noexcept = 0;
   [[nodiscard]] virtual BorrowedFd clients() const noexcept = 0;
 
-  // Writes the pod's map entries, then attaches (sk_lookup and name programs before connect): nothing is captured
-  // before it can be served. Idempotent: links that are there and alive get the new programs in place, without a gap;
-  // dead ones, and links to another cgroup or netns, are made anew. A pod that was not attached is not attached
-  // afterwards if this fails; one that was keeps what it had as far as the kernel allows.
-  // Set the listeners before: an inbound connection without listener is dropped.
+  // Writes the pod's map entries, then attaches (sk_lookup and name programs before connect): nothing is
+  // captured before it can be served. Idempotent: links that are there and alive get the new programs in
+  // place, without a gap; dead ones, and links to another cgroup or netns, are made anew. A pod that was not
+  // attached is not attached afterwards if this fails; one that was keeps what it had as far as the kernel
+  // allows. Set the listeners before: an inbound connection without listener is dropped.
   [[nodiscard]] virtual Result<void> attach_pod(const PodAttachment& attachment) = 0;
-  // Detaches, then forgets every map entry of the cookie. Unknown pods are success. The listeners' fds stay open.
+  // Detaches, then forgets every map entry of the cookie. Unknown pods are success. The listeners' fds stay
+  // open.
   [[nodiscard]] virtual Result<void> detach_pod(const std::string& uid, uint64_t netns_cookie) = 0;
   // Uids with pins, attached or half attached, sorted.
   [[nodiscard]] virtual Result<std::vector<std::string>> pods() const = 0;
 
-  // The inbound listener (listening already) for packets of `family` (AF_INET, AF_INET6) of the pod; replaces.
+  // The inbound listener (listening already) for packets of `family` (AF_INET, AF_INET6) of the pod;
+  // replaces.
   [[nodiscard]] virtual Result<void> set_listener(uint64_t netns_cookie, int family, BorrowedFd listener) = 0;
-  // The node's own addresses: connections from them are not captured (kubelet probes). Adds before it deletes.
+  // The node's own addresses: connections from them are not captured (kubelet probes). Adds before it
+  // deletes.
   [[nodiscard]] virtual Result<void> set_node_addresses(const std::vector<IpAddress>& addresses) = 0;
 
   // Sums over all CPUs. Counters of bpf/abi/types.h first, then the error sites of bpf/abi/sites.h.

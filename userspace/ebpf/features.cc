@@ -38,20 +38,30 @@ Feature from(std::string name, bool required, const Result<void>& result, std::s
   return missing(std::move(name), required, result.error().text(), std::move(remedy));
 }
 
-constexpr bpf_insn move(uint8_t target, int value) { return {BPF_ALU64 | BPF_MOV | BPF_K, target, 0, 0, value}; }
-constexpr bpf_insn call(int helper) { return {BPF_JMP | BPF_CALL, 0, 0, 0, helper}; }
-constexpr bpf_insn load_context(int16_t offset) { return {BPF_LDX | BPF_MEM | BPF_W, 0, 1, offset, 0}; }
-constexpr bpf_insn leave() { return {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}; }
+constexpr bpf_insn move(uint8_t target, int value) {
+  return {BPF_ALU64 | BPF_MOV | BPF_K, target, 0, 0, value};
+}
+constexpr bpf_insn call(int helper) {
+  return {BPF_JMP | BPF_CALL, 0, 0, 0, helper};
+}
+constexpr bpf_insn load_context(int16_t offset) {
+  return {BPF_LDX | BPF_MEM | BPF_W, 0, 1, offset, 0};
+}
+constexpr bpf_insn leave() {
+  return {BPF_JMP | BPF_EXIT, 0, 0, 0, 0};
+}
 
 constexpr bpf_insn kReturnOne[] = {move(0, 1), leave()};
 constexpr bpf_insn kSetRetval[] = {move(1, -ECONNREFUSED), call(BPF_FUNC_set_retval), move(0, 0), leave()};
-constexpr bpf_insn kReadIngress[] = {load_context(offsetof(bpf_sk_lookup, ingress_ifindex)), move(0, 1), leave()};
+constexpr bpf_insn kReadIngress[] = {load_context(offsetof(bpf_sk_lookup, ingress_ifindex)), move(0, 1),
+                                     leave()};
 
 Result<UniqueFd> load(bpf_prog_type type, bpf_attach_type attach, std::span<const bpf_insn> instructions) {
   bpf_prog_load_opts options{};
   options.sz = sizeof options;
   options.expected_attach_type = type == BPF_PROG_TYPE_SOCK_OPS ? bpf_attach_type{} : attach;
-  UniqueFd fd(::bpf_prog_load(type, "fl_probe", "Dual BSD/GPL", instructions.data(), instructions.size(), &options));
+  UniqueFd fd(
+      ::bpf_prog_load(type, "fl_probe", "Dual BSD/GPL", instructions.data(), instructions.size(), &options));
   if (!fd) return bpf_error("load probe program", errno);
   return fd;
 }
@@ -111,7 +121,8 @@ Result<void> try_netns_cookie() {
   return {};
 }
 
-// An unconnected socket is refused by the module (ENOTCONN); without the module there is nobody to refuse (ENOENT).
+// An unconnected socket is refused by the module (ENOTCONN); without the module there is nobody to refuse
+// (ENOENT).
 Feature kernel_tls() {
   const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int result = ::setsockopt(fd.get(), IPPROTO_TCP, TCP_ULP, "tls", 3);
@@ -149,10 +160,10 @@ Result<void> check_shared(const std::string& mount) {
 void probe_cgroup(const std::string& mount, std::vector<Feature>& features) {
   const auto sock_addr = BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
   features.push_back(found("cgroup2", true, mount));
-  features.push_back(
-      from("root-cgroup-shared", true, check_shared(mount),
-           "a program attached without BPF_F_ALLOW_MULTI keeps pods from having their own; restart its owner so that "
-           "it attaches by link (Cilium does when its agent restarts on Linux 5.7 or later)"));
+  features.push_back(from("root-cgroup-shared", true, check_shared(mount),
+                          "a program attached without BPF_F_ALLOW_MULTI keeps pods from having their own; "
+                          "restart its owner so that "
+                          "it attaches by link (Cilium does when its agent restarts on Linux 5.7 or later)"));
   features.push_back(
       from("cgroup-sock-addr", true, try_cgroup(mount, sock_addr, BPF_CGROUP_INET4_CONNECT), kUpgradeKernel));
   features.push_back(
@@ -199,7 +210,7 @@ std::optional<std::string> cgroup2_mount() {
 
 bool on_bpffs(const std::string& path) {
   std::string nearest = path;
-  struct statfs status {};
+  struct statfs status{};
   while (::statfs(nearest.c_str(), &status) != 0) {
     const size_t slash = nearest.rfind('/');
     if (errno != ENOENT || nearest == "/" || slash == std::string::npos) return false;

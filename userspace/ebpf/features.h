@@ -1,5 +1,6 @@
-// What this kernel and node can do, found out by trying and not by version numbers. Every probe leaves nothing behind.
-// Needs root. Thread: any; the probes take a few milliseconds each and make sockets, programs and one cgroup query.
+// What this kernel and node can do, found out by trying and not by version numbers. Every probe leaves
+// nothing behind. Needs root. Thread: any; the probes take a few milliseconds each and make sockets, programs
+// and one cgroup query.
 #pragma once
 
 #include <optional>
@@ -13,8 +14,8 @@ struct Feature {
   std::string name;       // stable: "cgroup-sock-addr", "sockops", "sk-lookup", "kernel-tls", …
   bool required = false;  // the agent does not start without
   bool ok = false;
-  std::string detail;     // what was found, or how it failed
-  std::string remedy;     // what to do when not ok; empty when ok
+  std::string detail;  // what was found, or how it failed
+  std::string remedy;  // what to do when not ok; empty when ok
 };
 
 struct FeatureOptions {

@@ -6,14 +6,16 @@
 
 namespace fairlead::ebpf {
 
-Result<std::optional<SocketAddress>> OriginalDestinations::take(uint64_t cookie, const SocketAddress& local) const {
+Result<std::optional<SocketAddress>> OriginalDestinations::take(uint64_t cookie,
+                                                                const SocketAddress& local) const {
   const Map<abi::fl_flow, abi::fl_original> map(map_);
   FL_TRY_ASSIGN(const auto original, map.take(to_flow(cookie, local)));
   if (!original) return std::optional<SocketAddress>();
   return std::optional<SocketAddress>(SocketAddress{from_abi(original->address), ntohs(original->port)});
 }
 
-Result<void> ClientNames::publish(uint64_t cookie, const SocketAddress& local, const SocketAddress& client) const {
+Result<void> ClientNames::publish(uint64_t cookie, const SocketAddress& local,
+                                  const SocketAddress& client) const {
   const Map<abi::fl_flow, abi::fl_client> map(map_);
   abi::fl_client value{};
   value.address = to_abi(client.ip);
@@ -47,7 +49,8 @@ Result<void> Destinations::replace(const std::unordered_map<IpAddress, uint32_t>
   for (const auto& [address, flags] : held) {
     if (!wanted.contains(address)) stale.push_back(address);
   }
-  // Adding first never fails for lack of room, unless nearly everything changes at once: then room is made before.
+  // Adding first never fails for lack of room, unless nearly everything changes at once: then room is made
+  // before.
   size_t added = 0;
   for (const auto& [address, flags] : wanted) added += held.contains(address) ? 0 : 1;
   while (!stale.empty() && held.size() + added > FL_MAX_DESTS) {

@@ -79,15 +79,19 @@ Result<Ours> find_ours(const std::string& directory) {
   return ours;
 }
 
-// Walks all ids of one kind. `open` gives an fd for an id; `visit` takes it. Objects that vanish meanwhile are skipped.
+// Walks all ids of one kind. `open` gives an fd for an id; `visit` takes it. Objects that vanish meanwhile
+// are skipped.
 template <class NextId, class Open, class Visit>
 Result<void> walk(std::string_view what, NextId next_id, Open open, Visit visit) {
   uint32_t id = 0;
   for (size_t count = 0; next_id(id, &id) == 0; ++count) {
-    if (count == kMaxObjects) return Error(ErrorKind::kExhausted, fmt::format("more than {} {}", kMaxObjects, what));
+    if (count == kMaxObjects)
+      return Error(ErrorKind::kExhausted, fmt::format("more than {} {}", kMaxObjects, what));
     const UniqueFd fd(open(id));
-    if (fd) FL_TRY(visit(fd));
-    else if (errno != ENOENT) return bpf_error(fmt::format("open one of the {}", what), errno);
+    if (fd)
+      FL_TRY(visit(fd));
+    else if (errno != ENOENT)
+      return bpf_error(fmt::format("open one of the {}", what), errno);
   }
   if (errno != ENOENT) return bpf_error(fmt::format("list {}", what), errno);
   return {};
@@ -96,7 +100,8 @@ Result<void> walk(std::string_view what, NextId next_id, Open open, Visit visit)
 std::chrono::system_clock::time_point boot_time() {
   timespec now{};
   ::clock_gettime(CLOCK_BOOTTIME, &now);
-  return std::chrono::system_clock::now() - std::chrono::seconds(now.tv_sec) - std::chrono::nanoseconds(now.tv_nsec);
+  return std::chrono::system_clock::now() - std::chrono::seconds(now.tv_sec) -
+         std::chrono::nanoseconds(now.tv_nsec);
 }
 
 std::string hex(const unsigned char* octets, size_t count) {
@@ -117,17 +122,17 @@ Result<void> list_programs(const Ours& ours, std::vector<ProgramInfo>& programs)
     program.tag = hex(info->tag, sizeof info->tag);
     program.run_count = info->run_cnt;
     program.run_time_ns = info->run_time_ns;
-    program.loaded_at =
-        boot + std::chrono::duration_cast<std::chrono::system_clock::duration>(std::chrono::nanoseconds(info->load_time));
+    program.loaded_at = boot + std::chrono::duration_cast<std::chrono::system_clock::duration>(
+                                   std::chrono::nanoseconds(info->load_time));
     program.instructions = info->xlated_prog_len / sizeof(bpf_insn);
     program.verified_instructions = info->verified_insns;
     program.jited_bytes = info->jited_prog_len;
     program.created_by_uid = info->created_by_uid;
     if (auto ids = map_ids_of(fd, info->nr_map_ids)) program.map_ids = std::move(*ids);
     // Ours: attached by a link of ours, or sharing a map with us (a program of a predecessor about to go).
-    program.ours = ours.programs.contains(info->id) ||
-                   std::any_of(program.map_ids.begin(), program.map_ids.end(),
-                               [&](uint32_t id) { return ours.maps.contains(id); });
+    program.ours =
+        ours.programs.contains(info->id) || std::any_of(program.map_ids.begin(), program.map_ids.end(),
+                                                        [&](uint32_t id) { return ours.maps.contains(id); });
     programs.push_back(std::move(program));
     return {};
   };
@@ -145,7 +150,8 @@ std::string cgroup_path(BorrowedFd mount, uint64_t id) {
   const UniqueFd fd(::open_by_handle_at(mount.get(), handle, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return {};
   std::array<char, 4096> path{};
-  const ssize_t length = ::readlink(fmt::format("/proc/self/fd/{}", fd.get()).c_str(), path.data(), path.size());
+  const ssize_t length =
+      ::readlink(fmt::format("/proc/self/fd/{}", fd.get()).c_str(), path.data(), path.size());
   return length <= 0 ? std::string() : std::string(path.data(), static_cast<size_t>(length));
 }
 
@@ -255,7 +261,7 @@ const ProgramInfo* find_program(const Inventory& inventory, uint32_t id) {
 // All attach types of cgroups, not only ours: `fairlead check` shows who else is there.
 Result<void> query_cgroup(const std::string& path, Inventory& inventory) {
   FL_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY | O_DIRECTORY));
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) return Error::from_errno(fmt::format("stat {}", path));
   for (const bpf_attach_type type : kCgroupAttachTypes) {
     std::array<uint32_t, 64> ids{};  // BPF_CGROUP_MAX_PROGS
@@ -270,9 +276,11 @@ Result<void> query_cgroup(const std::string& path, Inventory& inventory) {
         attachment.program_name = program->name;
         attachment.ours = program->ours;
       }
-      attachment.by_link = std::any_of(inventory.links.begin(), inventory.links.end(), [&](const LinkInfo& link) {
-        return link.program_id == ids[i] && link.cgroup_id == status.st_ino && link.attach_type == attachment.attach_type;
-      });
+      attachment.by_link =
+          std::any_of(inventory.links.begin(), inventory.links.end(), [&](const LinkInfo& link) {
+            return link.program_id == ids[i] && link.cgroup_id == status.st_ino &&
+                   link.attach_type == attachment.attach_type;
+          });
       attachment.exclusive = (flags & (BPF_F_ALLOW_MULTI | BPF_F_ALLOW_OVERRIDE)) == 0;
       attachment.allow_override = (flags & BPF_F_ALLOW_OVERRIDE) != 0;
       inventory.cgroup_attachments.push_back(std::move(attachment));
@@ -285,7 +293,8 @@ Result<void> query_cgroup(const std::string& path, Inventory& inventory) {
 
 Result<Inventory> take_inventory(const InventoryOptions& options) {
   Inventory inventory;
-  const std::string mount = options.cgroup_mount.empty() ? cgroup2_mount().value_or("") : options.cgroup_mount;
+  const std::string mount =
+      options.cgroup_mount.empty() ? cgroup2_mount().value_or("") : options.cgroup_mount;
   UniqueFd mount_fd;
   if (!mount.empty()) {
     FL_TRY_ASSIGN(mount_fd, open_file(mount, O_RDONLY | O_DIRECTORY));
@@ -298,7 +307,8 @@ Result<Inventory> take_inventory(const InventoryOptions& options) {
   if (!mount.empty()) cgroups.insert(mount);
   for (const std::string& path : cgroups) {
     auto queried = query_cgroup(path, inventory);
-    if (!queried && queried.error().code() != ENOENT) return std::move(queried).error();  // a cgroup may be gone
+    if (!queried && queried.error().code() != ENOENT)
+      return std::move(queried).error();  // a cgroup may be gone
   }
   const auto statistics = read_file("/proc/sys/kernel/bpf_stats_enabled");
   inventory.run_statistics = statistics && statistics->starts_with('1');

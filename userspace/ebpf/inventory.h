@@ -1,7 +1,9 @@
-// What BPF is on this node and where it is attached: ours and everybody else's. Read-only; needs CAP_SYS_ADMIN (the
-// kernel lists ids only to it). Plain structs, for `fairlead bpf …` and `fairlead check`; JSON is made elsewhere.
+// What BPF is on this node and where it is attached: ours and everybody else's. Read-only; needs
+// CAP_SYS_ADMIN (the kernel lists ids only to it). Plain structs, for `fairlead bpf …` and `fairlead check`;
+// JSON is made elsewhere.
 //
-// Thread: any. Errors: kBpf or kSyscall when a list cannot be read at all; objects that vanish meanwhile are left out.
+// Thread: any. Errors: kBpf or kSyscall when a list cannot be read at all; objects that vanish meanwhile are
+// left out.
 #pragma once
 
 #include <chrono>
@@ -41,7 +43,7 @@ struct LinkInfo {
   uint32_t ifindex = 0;      // xdp, tcx, netkit
   bool defunct = false;      // what it was attached to is gone
   bool ours = false;
-  std::string pin;           // path below our directory; empty when not pinned there
+  std::string pin;  // path below our directory; empty when not pinned there
 };
 
 // A program attached to a cgroup, by link or not, as BPF_PROG_QUERY tells.
@@ -80,8 +82,9 @@ struct Inventory {
 
 struct InventoryOptions {
   std::string pin_directory = "/sys/fs/bpf/fairlead";
-  std::string cgroup_mount;                // empty: found (cgroup2_mount())
-  std::vector<std::string> cgroup_paths;   // absolute; queried for attachments; the root of the mount is always
+  std::string cgroup_mount;  // empty: found (cgroup2_mount())
+  std::vector<std::string>
+      cgroup_paths;  // absolute; queried for attachments; the root of the mount is always
   bool count_entries = true;
 };
 

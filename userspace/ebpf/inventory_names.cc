@@ -15,14 +15,20 @@ constexpr Younger kProgramTypes[] = {{32, "netfilter"}};
 constexpr Younger kMapTypes[] = {{32, "cgrp_storage"}, {33, "arena"}, {34, "insn_array"}};
 constexpr Younger kLinkTypes[] = {
     {10, "netfilter"}, {11, "tcx"}, {12, "uprobe_multi"}, {13, "netkit"}, {14, "sockmap"}};
-constexpr Younger kAttachTypes[] = {
-    {44, "struct_ops"},           {45, "netfilter"},
-    {46, "tcx_ingress"},          {47, "tcx_egress"},
-    {48, "trace_uprobe_multi"},   {49, "cgroup_unix_connect"},
-    {50, "cgroup_unix_sendmsg"},  {51, "cgroup_unix_recvmsg"},
-    {52, "cgroup_unix_getpeername"}, {53, "cgroup_unix_getsockname"},
-    {54, "netkit_primary"},       {55, "netkit_peer"},
-    {56, "trace_kprobe_session"}, {57, "trace_uprobe_session"}};
+constexpr Younger kAttachTypes[] = {{44, "struct_ops"},
+                                    {45, "netfilter"},
+                                    {46, "tcx_ingress"},
+                                    {47, "tcx_egress"},
+                                    {48, "trace_uprobe_multi"},
+                                    {49, "cgroup_unix_connect"},
+                                    {50, "cgroup_unix_sendmsg"},
+                                    {51, "cgroup_unix_recvmsg"},
+                                    {52, "cgroup_unix_getpeername"},
+                                    {53, "cgroup_unix_getsockname"},
+                                    {54, "netkit_primary"},
+                                    {55, "netkit_peer"},
+                                    {56, "trace_kprobe_session"},
+                                    {57, "trace_uprobe_session"}};
 
 std::string name_of(const char* known, std::span<const Younger> younger, uint32_t type) {
   if (known != nullptr) return known;

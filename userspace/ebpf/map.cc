@@ -7,7 +7,9 @@
 namespace fairlead::ebpf {
 namespace {
 
-uint64_t pointer(const void* p) { return reinterpret_cast<uint64_t>(p); }
+uint64_t pointer(const void* p) {
+  return reinterpret_cast<uint64_t>(p);
+}
 
 // 0 or errno.
 int call(bpf_cmd command, bpf_attr& attributes) {
@@ -53,7 +55,8 @@ Result<bool> erase(int map, const void* key) {
   return true;
 }
 
-Result<uint32_t> batch(int map, void* token, bool first, void* keys, void* values, uint32_t count, bool& last) {
+Result<uint32_t> batch(int map, void* token, bool first, void* keys, void* values, uint32_t count,
+                       bool& last) {
   bpf_attr attributes{};
   attributes.batch.map_fd = static_cast<uint32_t>(map);
   attributes.batch.in_batch = first ? 0 : pointer(token);

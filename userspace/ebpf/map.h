@@ -1,6 +1,7 @@
-// One BPF map behind its key and value types: element commands by raw bpf(2), so that they also work for a process
-// without capabilities and without libbpf. Keys and values are the structs of bpf/abi/types.h, copied whole.
-// Thread: any. Ownership: borrows the fd. Errors: kBpf with the saved errno; "no such element" is a value.
+// One BPF map behind its key and value types: element commands by raw bpf(2), so that they also work for a
+// process without capabilities and without libbpf. Keys and values are the structs of bpf/abi/types.h, copied
+// whole. Thread: any. Ownership: borrows the fd. Errors: kBpf with the saved errno; "no such element" is a
+// value.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,10 @@ namespace raw {
 Result<bool> lookup(int map, const void* key, void* value, bool and_delete);
 Result<void> update(int map, const void* key, const void* value);
 Result<bool> erase(int map, const void* key);
-// At most `count` elements behind `token` (32 octets; `first` when there is none yet). Returns how many; sets `last`.
-Result<uint32_t> batch(int map, void* token, bool first, void* keys, void* values, uint32_t count, bool& last);
+// At most `count` elements behind `token` (32 octets; `first` when there is none yet). Returns how many; sets
+// `last`.
+Result<uint32_t> batch(int map, void* token, bool first, void* keys, void* values, uint32_t count,
+                       bool& last);
 }  // namespace raw
 
 template <class Key, class Value>
@@ -42,8 +45,9 @@ class Map {
   // Whether there was such an element.
   [[nodiscard]] Result<bool> erase(const Key& key) const { return raw::erase(fd_, &key); }
 
-  // Every element, at the price of one system call for kBatch of them. Not for SOCKHASH and per-CPU maps. What others
-  // add or delete meanwhile may or may not be seen. `limit`: the map's maximum; more is kExhausted.
+  // Every element, at the price of one system call for kBatch of them. Not for SOCKHASH and per-CPU maps.
+  // What others add or delete meanwhile may or may not be seen. `limit`: the map's maximum; more is
+  // kExhausted.
   [[nodiscard]] Result<std::vector<Entry>> entries(size_t limit) const {
     std::vector<Entry> found;
     std::vector<Key> keys(kBatch);

@@ -10,9 +10,8 @@
 #include <memory>
 
 #include "bpf/abi/maps.h"
-#include "ebpf/map.h"
-
 #include "connect_bpf.skel.h"
+#include "ebpf/map.h"
 #include "lookup_bpf.skel.h"
 #include "names_bpf.skel.h"
 #include "sockops_bpf.skel.h"
@@ -20,7 +19,8 @@
 namespace fairlead::ebpf {
 namespace {
 
-constexpr size_t kMaxLoaderText = 4096;  // octets kept of what libbpf said last; a verifier log may have a megabyte
+constexpr size_t kMaxLoaderText =
+    4096;  // octets kept of what libbpf said last; a verifier log may have a megabyte
 
 thread_local std::string loader_text;
 
@@ -48,7 +48,8 @@ struct Destroy {
   void operator()(Skeleton* skeleton) const { Skeleton::destroy(skeleton); }
 };
 
-// Every map of the object by its pin: libbpf creates and pins it, or reuses the pin if it is of the same shape.
+// Every map of the object by its pin: libbpf creates and pins it, or reuses the pin if it is of the same
+// shape.
 Result<void> share_maps(bpf_object* object, const PinPaths& paths) {
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object) {
@@ -82,11 +83,15 @@ Result<UniqueFd> keep_program(const bpf_program* program) {
 }
 
 // Kernels without CONFIG_MPTCP have neither such sockets nor the helper that looks behind them.
-bool kernel_has_mptcp() { return ::access("/proc/sys/net/mptcp/enabled", F_OK) == 0; }
+bool kernel_has_mptcp() {
+  return ::access("/proc/sys/net/mptcp/enabled", F_OK) == 0;
+}
 
 }  // namespace
 
-void silence_libbpf() noexcept { libbpf_set_print(keep_line); }
+void silence_libbpf() noexcept {
+  libbpf_set_print(keep_line);
+}
 
 Result<Programs> Programs::load(const PinPaths& paths) {
   FL_TRY_ASSIGN(const auto connect, load_object<connect_bpf>("connect", paths, [](connect_bpf& object) {

@@ -1,6 +1,6 @@
-// The BPF objects, loaded: programs for the cgroup hooks (one set for all pods) and the sk_lookup program (one per pod,
-// which carries the pod's netns cookie). Internal to ebpf/. Thread: one. Errors: kBpf with libbpf's and the verifier's
-// last words in the text.
+// The BPF objects, loaded: programs for the cgroup hooks (one set for all pods) and the sk_lookup program
+// (one per pod, which carries the pod's netns cookie). Internal to ebpf/. Thread: one. Errors: kBpf with
+// libbpf's and the verifier's last words in the text.
 #pragma once
 
 #include <array>

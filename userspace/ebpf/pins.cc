@@ -29,7 +29,8 @@ Result<void> make_pin_directories(const PinPaths& paths) {
                  fmt::format("{} is on no BPF file system: mount -t bpf bpf /sys/fs/bpf", paths.root));
   }
   // Parents, too: an agent may have a directory of its own below ours.
-  for (size_t slash = paths.root.find('/', 1); slash != std::string::npos; slash = paths.root.find('/', slash + 1)) {
+  for (size_t slash = paths.root.find('/', 1); slash != std::string::npos;
+       slash = paths.root.find('/', slash + 1)) {
     FL_TRY(make_directory(paths.root.substr(0, slash)));
   }
   FL_TRY(make_directory(paths.root));

@@ -25,8 +25,8 @@ Result<void> make_pin_directories(const PinPaths& paths);
 Result<std::vector<std::string>> list_directory(const std::string& path);
 Result<UniqueFd> open_pin(const std::string& path);
 Result<void> pin(BorrowedFd object, const std::string& path);
-// Detaches the link pinned at `path` at once (dropping the last reference alone detaches later, from a work queue),
-// then unpins it. Not there is success.
+// Detaches the link pinned at `path` at once (dropping the last reference alone detaches later, from a work
+// queue), then unpins it. Not there is success.
 Result<void> remove_link_pin(const std::string& path);
 Result<void> remove_pin(const std::string& path);
 Result<void> remove_directory(const std::string& path);

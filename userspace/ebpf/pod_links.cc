@@ -9,13 +9,13 @@ namespace fairlead::ebpf {
 namespace {
 
 Result<uint64_t> inode_of(BorrowedFd fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) return Error::from_errno("stat cgroup or netns");
   return uint64_t{status.st_ino};
 }
 
-// What a link is attached to, as the kernel tells; 0 when it is attached to nothing any more. A cgroup's id is its inode
-// number, as a namespace's is.
+// What a link is attached to, as the kernel tells; 0 when it is attached to nothing any more. A cgroup's id
+// is its inode number, as a namespace's is.
 struct Target {
   uint32_t attach_type = 0;
   uint64_t inode = 0;
@@ -36,7 +36,8 @@ Result<void> create_link(BorrowedFd program, BorrowedFd target, const Hook& hook
     const int error = errno;
     Error failed = bpf_error(fmt::format("attach {}", hook.name), error);
     if (error != EPERM) return failed;
-    return std::move(failed).context("a parent cgroup may hold an exclusive program (attached without BPF_F_ALLOW_MULTI)");
+    return std::move(failed).context(
+        "a parent cgroup may hold an exclusive program (attached without BPF_F_ALLOW_MULTI)");
   }
   if (auto pinned = pin(link, path); !pinned) {
     (void)::bpf_link_detach(link.get());  // the error of the pin is the one that matters

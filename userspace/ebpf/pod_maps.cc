@@ -12,8 +12,12 @@ namespace {
 using PortMap = Map<abi::fl_excluded_port, uint8_t>;
 using RangeMap = Map<abi::fl_excluded_range, uint8_t>;
 
-uint64_t cookie_of(const abi::fl_excluded_port& key) { return key.netns_cookie; }
-uint64_t cookie_of(const abi::fl_flow& key) { return key.netns_cookie; }
+uint64_t cookie_of(const abi::fl_excluded_port& key) {
+  return key.netns_cookie;
+}
+uint64_t cookie_of(const abi::fl_flow& key) {
+  return key.netns_cookie;
+}
 uint64_t cookie_of(const abi::fl_excluded_range& key) {
   uint64_t cookie = 0;
   for (const uint8_t octet : key.netns_cookie) cookie = cookie << 8 | octet;
@@ -32,7 +36,8 @@ abi::fl_excluded_range range_key(uint64_t cookie, const Cidr& range) {
   abi::fl_excluded_range key{};
   key.prefix_length = 64u + range.length;
   for (int i = 7; i >= 0; --i, cookie >>= 8) key.netns_cookie[i] = static_cast<uint8_t>(cookie);
-  // Bits behind the prefix are cleared, so that the same range is the same key (the kernel keeps what it is given).
+  // Bits behind the prefix are cleared, so that the same range is the same key (the kernel keeps what it is
+  // given).
   for (size_t i = 0; i < 16; ++i) {
     const int bits = std::clamp(static_cast<int>(range.length) - static_cast<int>(8 * i), 0, 8);
     key.address[i] = static_cast<uint8_t>(range.base.octets()[i] & (0xff00 >> bits));
@@ -84,7 +89,8 @@ Result<void> erase_pod(const MapFds& maps, uint64_t netns_cookie) {
   FL_TRY((Map<uint64_t, abi::fl_pod>(maps.pods).erase(netns_cookie)));
   FL_TRY(erase_keys(PortMap(maps.excluded_ports), FL_MAX_EXCLUDED_PORTS, netns_cookie));
   FL_TRY(erase_keys(RangeMap(maps.excluded_ranges), FL_MAX_EXCLUDED_RANGES, netns_cookie));
-  FL_TRY(erase_keys(Map<abi::fl_flow, abi::fl_original>(maps.original_destinations), FL_MAX_ORIGDST, netns_cookie));
+  FL_TRY(erase_keys(Map<abi::fl_flow, abi::fl_original>(maps.original_destinations), FL_MAX_ORIGDST,
+                    netns_cookie));
   FL_TRY(erase_keys(Map<abi::fl_flow, abi::fl_client>(maps.clients), FL_MAX_CLIENTS, netns_cookie));
   for (const uint32_t family : {AF_INET, AF_INET6}) {
     FL_TRY((Map<abi::fl_listener_key, uint64_t>(maps.inbound).erase({netns_cookie, family, 0})));
