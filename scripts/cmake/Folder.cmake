@@ -3,7 +3,7 @@
 function(fairlead_folder name)
   cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "main\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
   if(sources)
     add_library(fairlead_${name} STATIC ${sources})
     target_link_libraries(fairlead_${name} PUBLIC ${ARG_DEPS})

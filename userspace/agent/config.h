@@ -1,0 +1,39 @@
+// The agent's configuration: one YAML file, one plain struct with its defaults here and nowhere else.
+// Unknown keys and wrong values are errors `path:line: …`; all of them are reported, not only the first.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "base/log.h"
+#include "base/result.h"
+
+namespace fairlead::agent {
+
+struct AgentConfig {
+  std::string node;                                      // required
+  std::string run_directory = "/run/fairlead";
+  std::string bpf_directory = "/sys/fs/bpf/fairlead";
+  struct {
+    unsigned user = 65532;
+    unsigned workers = 1;
+  } proxy;
+  struct {
+    std::string address;                                 // required, HOST:PORT
+    std::string server_name = "fairlead-controller";
+    std::string roots = "/etc/fairlead/root-cert.pem";
+    std::string token = "/etc/fairlead/token";
+    std::string cluster_id = "Kubernetes";
+  } controller;
+  struct {
+    std::chrono::seconds ttl{24 * 3600};
+  } certificates;
+  struct {
+    std::chrono::milliseconds deadline{25000};
+  } drain;
+  log::Level log_level = log::Level::kInfo;
+};
+
+Result<AgentConfig> load_config(const std::string& path);
+
+}  // namespace fairlead::agent
