@@ -1,6 +1,5 @@
 # fairlead_bpf_object(NAME SOURCE): compiles SOURCE with clang for BPF and makes NAME.skel.h, reached by linking
-# fairlead_bpf_NAME. Kernel types come from a vmlinux.h generated from the running kernel's BTF at build time; CO-RE
-# relocates them on the node.
+# fairlead_bpf_NAME. UAPI headers are enough (bpf/lib/kernel.h): the object does not depend on the machine that built it.
 set(FAIRLEAD_BPF_DIR ${CMAKE_BINARY_DIR}/bpf_generated)
 file(MAKE_DIRECTORY ${FAIRLEAD_BPF_DIR})
 find_program(BPF_CLANG NAMES clang-19 REQUIRED)
@@ -13,8 +12,8 @@ function(fairlead_bpf_object name source)
   file(GLOB headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/bpf/abi/*.h ${CMAKE_SOURCE_DIR}/bpf/lib/*.h)
   add_custom_command(
     OUTPUT ${object}
-    COMMAND ${BPF_CLANG} -g -O2 -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror -I${CMAKE_SOURCE_DIR}/bpf
-            -I/usr/include/x86_64-linux-gnu -c ${source} -o ${object}
+    COMMAND ${BPF_CLANG} -g -O2 -target bpf -mcpu=v3 -Wall -Werror -I${CMAKE_SOURCE_DIR}/bpf
+            -I/usr/include/${CMAKE_LIBRARY_ARCHITECTURE} -c ${source} -o ${object}
     DEPENDS ${source} ${headers}
     COMMENT "BPF ${name}")
   add_custom_command(

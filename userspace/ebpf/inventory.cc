@@ -299,8 +299,12 @@ Result<Inventory> take_inventory(const InventoryOptions& options) {
   if (!mount.empty()) {
     FL_TRY_ASSIGN(mount_fd, open_file(mount, O_RDONLY | O_DIRECTORY));
   }
-  FL_TRY_ASSIGN(const Ours ours, find_ours(options.pin_directory));
+  FL_TRY_ASSIGN(Ours ours, find_ours(options.pin_directory));
   FL_TRY(list_programs(ours, inventory.programs));
+  // The constants of our programs (.rodata) are maps without a pin.
+  for (const ProgramInfo& program : inventory.programs) {
+    if (program.ours) ours.maps.insert(program.map_ids.begin(), program.map_ids.end());
+  }
   FL_TRY(list_links(ours, mount_fd, inventory.links));
   FL_TRY(list_maps(ours, options.count_entries, inventory.maps));
   std::set<std::string> cgroups(options.cgroup_paths.begin(), options.cgroup_paths.end());
