@@ -1,0 +1,123 @@
+// The Kubernetes objects that Fairlead reads, reduced to what it uses. Plain values; where they come from (a directory of
+// manifests, an API server) is the source's affair. Addresses are text as written; translate.cc judges them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fairlead::model {
+
+using Labels = std::map<std::string, std::string>;
+
+struct Position {
+  std::string file;
+  int line = 0;
+};
+
+struct Meta {
+  std::string ns;
+  std::string name;
+  std::string uid;
+  Labels labels;
+  Labels annotations;
+  std::string created;  // RFC 3339: sorts as text; the oldest wins in conflicts
+  Position at;
+};
+
+struct Namespace {
+  Meta meta;
+};
+
+struct ContainerPort {
+  std::string name;
+  uint16_t port = 0;
+};
+
+struct Pod {
+  Meta meta;
+  std::string node;
+  std::string service_account = "default";
+  std::string phase;
+  bool host_network = false;
+  std::vector<std::string> addresses;
+  std::vector<ContainerPort> ports;
+};
+
+struct ServicePort {
+  uint16_t port = 0;
+  uint16_t target = 0;       // 0: by name
+  std::string target_name;
+};
+
+struct Service {
+  Meta meta;
+  std::string type = "ClusterIP";
+  Labels selector;
+  std::vector<std::string> cluster_addresses;  // none: headless
+  std::vector<ServicePort> ports;              // TCP only
+};
+
+enum class MtlsMode { kUnset, kDisable, kPermissive, kStrict };
+
+struct PeerAuthentication {
+  Meta meta;
+  Labels selector;
+  bool has_selector = false;
+  MtlsMode mode = MtlsMode::kUnset;
+  std::map<uint16_t, MtlsMode> ports;
+};
+
+struct PolicySource {
+  std::vector<std::string> principals, not_principals;
+  std::vector<std::string> namespaces, not_namespaces;
+  std::vector<std::string> service_accounts, not_service_accounts;
+  std::vector<std::string> ip_blocks, not_ip_blocks;
+  bool needs_http = false;  // has fields that only HTTP can decide
+};
+struct PolicyOperation {
+  std::vector<uint16_t> ports, not_ports;
+  bool needs_http = false;
+};
+struct PolicyCondition {
+  std::string key;
+  std::vector<std::string> values, not_values;
+  Position at;
+};
+struct PolicyRule {
+  std::vector<PolicySource> from;
+  std::vector<PolicyOperation> to;
+  std::vector<PolicyCondition> when;
+  Position at;
+};
+
+struct AuthorizationPolicy {
+  Meta meta;
+  std::string action = "ALLOW";
+  Labels selector;
+  bool has_selector = false;
+  bool has_target_refs = false;
+  bool dry_run = false;
+  std::vector<PolicyRule> rules;
+};
+
+struct ObjectSet {
+  std::vector<Namespace> namespaces;
+  std::vector<Pod> pods;
+  std::vector<Service> services;
+  std::vector<PeerAuthentication> peer_authentications;
+  std::vector<AuthorizationPolicy> authorization_policies;
+};
+
+// What an operator should know about an object: on its status, in logs, in `fairlead check`.
+struct Report {
+  enum class Severity { kInfo, kWarning, kError };
+  Severity severity = Severity::kWarning;
+  std::string object;  // "AuthorizationPolicy ns/name"
+  Position at;
+  std::string message;
+};
+
+}  // namespace fairlead::model
