@@ -1,0 +1,23 @@
+#include "base/reader_yaml.h"
+#include "control/controller/config.h"
+
+namespace fairlead::controller {
+
+Result<ControllerConfig> load_config(const std::string& path) {
+  ControllerConfig config;
+  using R = YamlReader;
+  FL_TRY(R::read(path, {
+      {"listen", R::text(config.listen)},
+      {"source", R::section({{"directory", R::text(config.source.directory)}})},
+      {"stateDirectory", R::text(config.state_directory)},
+      {"trustDomain", R::text(config.trust_domain)},
+      {"clusterDomain", R::text(config.cluster_domain)},
+      {"clusterId", R::text(config.cluster_id)},
+      {"rootNamespace", R::text(config.root_namespace)},
+      {"log", R::section({{"level", R::level(config.log_level)}})},
+  }));
+  if (config.source.directory.empty()) return Error(ErrorKind::kInvalidArgument, fmt::format("{}: 'source.directory' is required", path));
+  return config;
+}
+
+}  // namespace fairlead::controller
