@@ -1,0 +1,170 @@
+"""The command line of the lab."""
+import json
+import os
+import sys
+
+from . import lab as verbs
+from . import mesh, state as memory
+from .paths import Names
+from .shell import LabError
+
+HELP = """Usage: scripts/lab VERB [ARGUMENTS] [--name LAB]      (LAB is "lab" unless given)
+
+  up DIR|FILE… [--no-mesh] [--standin before|after|none]
+                          nodes, pods, Services and the mesh from Kubernetes manifests; a pod's process comes from its
+                          annotation lab.fairlead.dev/run
+  exec NS/POD -- CMD…     run a command inside a pod (its network namespace, cgroup and names)
+  apply FILE…             create or change objects      delete FILE…    remove them
+  agent NODE start|stop|kill|restart [--proxy]          (stop: SIGTERM, kill: SIGKILL; --proxy: kill only its proxy)
+  controller start|stop|kill|restart
+  logs NODE|controller|NS/POD                           what it printed
+  fairlead NODE -- ARGS…  the CLI of that node's agent: `scripts/lab fairlead node1 -- connection list`
+  status | list | down
+
+Exit status: 0 ok, 1 failure, 2 usage; exec passes on that of its command.
+"""
+
+
+class Usage(Exception):
+    pass
+
+
+def _take_option(arguments, name, has_value=True):
+    """Removes an option wherever it stands and returns its value."""
+    if name not in arguments:
+        return None
+    at = arguments.index(name)
+    if not has_value:
+        del arguments[at]
+        return True
+    if at + 1 >= len(arguments):
+        raise Usage(f"{name} wants a value")
+    value = arguments[at + 1]
+    del arguments[at:at + 2]
+    return value
+
+
+def main(argv):
+    try:
+        return _main(list(argv)) or 0
+    except Usage as error:
+        print(f"lab: {error}\n\n{HELP}", file=sys.stderr, end="")
+        return 2
+    except (LabError, OSError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(argv):
+    command = []
+    if "--" in argv:  # everything behind it belongs to the command
+        command = argv[argv.index("--") + 1:]
+        argv = argv[:argv.index("--")]
+    lab = _take_option(argv, "--name") or "lab"
+    if not argv or argv[0] in ("help", "--help", "-h"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    verb, arguments = argv[0], argv[1:]
+    handler = {"up": _up, "down": _down, "exec": _exec, "apply": _apply, "delete": _delete, "agent": _agent,
+               "controller": _controller, "logs": _logs, "status": _status, "list": _list, "fairlead": _fairlead}.get(verb)
+    if handler is None:
+        raise Usage(f"unknown verb '{verb}'")
+    if os.geteuid() != 0 and verb != "list":
+        raise LabError("needs root: network namespaces, cgroups and BPF")
+    return handler(lab, arguments, command)
+
+
+def _up(lab, arguments, _):
+    no_mesh = _take_option(arguments, "--no-mesh", has_value=False)
+    stand_in = _take_option(arguments, "--standin") or "before"
+    if stand_in not in ("before", "after", "none"):
+        raise Usage("--standin: before, after or none")
+    if not arguments:
+        raise Usage("up: which manifests?")
+    verbs.up(lab, arguments, with_mesh=not no_mesh, stand_in=stand_in)
+    print(f"lab '{lab}' is up: `scripts/lab status --name {lab}`")
+
+
+def _down(lab, arguments, _):
+    print(f"lab '{lab}' is down" if verbs.down(lab) else f"no lab '{lab}': nothing to do")
+
+
+def _exec(lab, arguments, command):
+    if len(arguments) != 1 or not command:
+        raise Usage("exec NS/POD -- CMD…")
+    verbs.exec_in(lab, arguments[0], command)
+
+
+def _apply(lab, arguments, _):
+    if not arguments:
+        raise Usage("apply FILE…")
+    verbs.apply(lab, arguments)
+
+
+def _delete(lab, arguments, _):
+    if not arguments:
+        raise Usage("delete FILE…")
+    verbs.delete(lab, arguments)
+
+
+def _agent(lab, arguments, _):
+    only_proxy = _take_option(arguments, "--proxy", has_value=False)
+    if len(arguments) != 2 or arguments[1] not in ("start", "stop", "kill", "restart"):
+        raise Usage("agent NODE start|stop|kill|restart")
+    if only_proxy and arguments[1] != "kill":
+        raise Usage("--proxy goes with kill")
+    verbs.agent(lab, arguments[0], arguments[1], only_proxy=bool(only_proxy))
+
+
+def _controller(lab, arguments, _):
+    if len(arguments) != 1 or arguments[0] not in ("start", "stop", "kill", "restart"):
+        raise Usage("controller start|stop|kill|restart")
+    verbs.controller(lab, arguments[0])
+
+
+def _logs(lab, arguments, _):
+    if len(arguments) != 1:
+        raise Usage("logs NODE|controller|NS/POD")
+    names, name = Names(lab), arguments[0]
+    state = memory.load(names)
+    if name in state["nodes"]:
+        name = f"agent-{name}"
+    try:
+        with open(names.log(name)) as file:
+            sys.stdout.write(file.read())
+    except FileNotFoundError:
+        raise LabError(f"nothing was printed by '{arguments[0]}'")
+
+
+def _fairlead(lab, arguments, command):
+    if len(arguments) != 1 or not command:
+        raise Usage("fairlead NODE -- ARGS…")
+    from .paths import binary
+    names = Names(lab)
+    state = memory.load(names)
+    if arguments[0] not in state["nodes"]:
+        raise LabError(f"no node {arguments[0]}; there are: {', '.join(state['nodes'])}")
+    os.execv(binary("fairlead"), ["fairlead", "--run-dir", names.run_directory(arguments[0]), *command])
+
+
+def _status(lab, arguments, _):
+    names = Names(lab)
+    state = memory.load(names)
+    print(f"lab {lab}   controller {'runs' if mesh.pid_of(names, 'controller') else 'stopped'}   stand-in {state['standin']}")
+    for problem in mesh.controller_status(names).get("problems", []):
+        print(f"  {problem}")
+    for node in state["nodes"]:
+        status = mesh.quietly(mesh.proxy, names, node, "status")
+        running = mesh.pid_of(names, f"agent-{node}")
+        line = "stopped" if not running else "starting" if not status else \
+            f"ready={json.dumps(status['ready'])} connections={sum(status['connections'].values())} tunnels={status['tunnels']['open']}"
+        print(f"  {node:12} agent {line}")
+    for pod in memory.pods(state):
+        metadata = pod["metadata"]
+        print(f"  {pod['spec']['nodeName']:12} {metadata['namespace']}/{metadata['name']:24} "
+              + " ".join(entry["ip"] for entry in pod["status"]["podIPs"]))
+
+
+def _list(lab, arguments, _):
+    for name in verbs.labs():
+        print(name)
