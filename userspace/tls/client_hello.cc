@@ -1,7 +1,4 @@
 // classify(): a look at the first bytes of a connection without taking them (RFC 8446 §4.1.2, §5.1).
-#include <algorithm>
-
-#include "base/bytes.h"
 #include "tls/handshake.h"
 
 namespace fairlead::tls {
@@ -10,74 +7,132 @@ namespace {
 constexpr uint8_t kHandshakeRecord = 22;
 constexpr uint8_t kClientHello = 1;
 constexpr uint16_t kAlpnExtension = 16;
-constexpr size_t kMaxClientHello = 16 * 1024;
+constexpr uint16_t kLegacyVersion = 0x0303;
+constexpr uint32_t kMaxSessionId = 32;
 
-enum class Part { kWhole, kNeedMore, kBroken };
+// The bytes of handshake messages with the record headers between them taken out. Once it ran out of bytes,
+// or met one that cannot be, it stays so and reads zeros.
+class HelloReader {
+ public:
+  explicit HelloReader(std::span<const uint8_t> bytes) noexcept : bytes_(bytes) {}
 
-// Joins the handshake bytes of the records at the front until the ClientHello is whole.
-Part join_records(std::span<const uint8_t> bytes, Buffer& hello) {
-  for (size_t wanted = 4;;) {
-    if (hello.size() >= 4) {
-      const uint8_t* head = hello.data();
-      if (head[0] != kClientHello) return Part::kBroken;
-      wanted = 4 + (static_cast<size_t>(head[1]) << 16 | static_cast<size_t>(head[2]) << 8 | head[3]);
-      if (wanted > kMaxClientHello) return Part::kBroken;
-      if (hello.size() >= wanted) {
-        hello.truncate(wanted);
-        return Part::kWhole;
-      }
-    }
-    if (!bytes.empty() && bytes[0] != kHandshakeRecord) return Part::kBroken;
-    if (bytes.size() > 1 && bytes[1] != 3) return Part::kBroken;
-    if (bytes.size() < kRecordHeader) return Part::kNeedMore;
-    const size_t length = static_cast<size_t>(bytes[3]) << 8 | bytes[4];
-    if (length == 0 || length > kMaxPlaintext) return Part::kBroken;
-    const auto body = bytes.subspan(kRecordHeader);
-    hello.append(body.first(std::min(length, body.size())));
-    if (body.size() < length && hello.size() < wanted) {
-      // The head of the message may already show that it is none of ours.
-      return hello.size() >= 1 && hello.data()[0] != kClientHello ? Part::kBroken : Part::kNeedMore;
-    }
-    bytes = body.subspan(std::min(length, body.size()));
+  [[nodiscard]] bool ok() const noexcept { return state_ == State::kOk; }
+  [[nodiscard]] size_t position() const noexcept { return position_; }
+  // The message ends there: what reads on is broken, not short.
+  void end_at(size_t end) noexcept { end_ = end; }
+  [[nodiscard]] FirstBytes outcome() const noexcept {
+    return state_ == State::kShort ? FirstBytes::kNeedMore : FirstBytes::kOther;
   }
+
+  uint32_t integer(int width) noexcept {
+    uint32_t value = 0;
+    for (int i = 0; i < width; ++i) value = value << 8 | next();
+    return value;
+  }
+  void skip(size_t count) noexcept {
+    for (size_t i = 0; i < count && ok(); ++i) (void)next();
+  }
+  // What the reader must find true to go on.
+  void expect(bool condition) noexcept {
+    if (ok() && !condition) state_ = State::kBroken;
+  }
+
+ private:
+  enum class State { kOk, kShort, kBroken };
+
+  uint8_t next() noexcept {
+    expect(position_ < end_);
+    if (record_left_ == 0) read_header();
+    const uint8_t byte = raw();
+    if (!ok()) return 0;
+    --record_left_;
+    ++position_;
+    return byte;
+  }
+  uint8_t raw() noexcept {
+    if (ok() && at_ == bytes_.size()) state_ = State::kShort;
+    return ok() ? bytes_[at_++] : 0;
+  }
+  void read_header() noexcept {
+    expect(raw() == kHandshakeRecord);
+    expect(raw() == 3);
+    expect(raw() <= 4);
+    const size_t high = raw();
+    expect(high <= kMaxPlaintext >> 8);
+    record_left_ = high << 8 | raw();
+    expect(record_left_ > 0 && record_left_ <= kMaxPlaintext);
+  }
+
+  std::span<const uint8_t> bytes_;
+  size_t at_ = 0;
+  size_t record_left_ = 0;
+  size_t position_ = 0;  // in the message
+  size_t end_ = kMaxClientHello;
+  State state_ = State::kOk;
+};
+
+bool matches_in_place(HelloReader& in, size_t length) noexcept {
+  bool same = length == kInPlaceAlpn.size();
+  for (size_t i = 0; i < length && in.ok(); ++i) {
+    const auto byte = static_cast<char>(in.integer(1));
+    same = same && byte == kInPlaceAlpn[i];
+  }
+  return same && in.ok();
 }
 
-bool alpn_offers_tunnel(std::span<const uint8_t> extension) {
-  ByteReader in(extension);
-  ByteReader list(in.take(in.u16()));
-  while (in.ok() && list.ok() && !list.at_end()) {
-    const auto name = list.take(list.u8());
-    if (std::equal(name.begin(), name.end(), kInPlaceAlpn.begin(), kInPlaceAlpn.end())) return true;
+// RFC 7301 §3.1: a list of names, none empty, that fills the extension.
+bool alpn_offers_tunnel(HelloReader& in, size_t end) noexcept {
+  const size_t list = in.integer(2);
+  in.expect(list > 0 && in.position() + list == end);
+  bool found = false;
+  while (in.ok() && in.position() < end) {
+    const size_t length = in.integer(1);
+    in.expect(length > 0 && in.position() + length <= end);
+    found = matches_in_place(in, length) || found;
   }
-  return false;
+  return found;
 }
 
-bool offers_tunnel(std::span<const uint8_t> hello) {
-  ByteReader in(hello);
-  (void)in.take(4 + 2 + 32);   // message header, legacy version, random
-  (void)in.take(in.u8());      // legacy session id
-  (void)in.take(in.u16());     // cipher suites
-  (void)in.take(in.u8());      // legacy compression methods
-  ByteReader extensions(in.take(in.u16()));
-  while (in.ok() && extensions.ok() && !extensions.at_end()) {
-    const uint16_t type = extensions.u16();
-    const auto body = extensions.take(extensions.u16());
-    if (extensions.ok() && type == kAlpnExtension) return alpn_offers_tunnel(body);
-  }
-  return false;
+void skip_to_extensions(HelloReader& in) noexcept {
+  in.expect(in.integer(2) == kLegacyVersion);
+  in.skip(32);  // random
+  const uint32_t session_id = in.integer(1);
+  in.expect(session_id <= kMaxSessionId);
+  in.skip(session_id);
+  const uint32_t suites = in.integer(2);
+  in.expect(suites >= 2 && suites % 2 == 0 && suites <= kMaxClientHello);
+  in.skip(suites);
+  const uint32_t compressions = in.integer(1);
+  in.expect(compressions >= 1);
+  in.skip(compressions);
 }
 
 }  // namespace
 
 FirstBytes classify(std::span<const uint8_t> bytes) noexcept {
-  if (bytes.empty()) return FirstBytes::kNeedMore;
-  Buffer hello;
-  switch (join_records(bytes, hello)) {
-    case Part::kNeedMore: return bytes.size() > 2 * kMaxClientHello ? FirstBytes::kOther : FirstBytes::kNeedMore;
-    case Part::kBroken: return FirstBytes::kOther;
-    case Part::kWhole: return offers_tunnel(hello.span()) ? FirstBytes::kTunnel : FirstBytes::kOther;
+  HelloReader in(bytes);
+  in.expect(in.integer(1) == kClientHello);
+  const size_t length = in.integer(3);
+  in.expect(length <= kMaxClientHello - 4);
+  const size_t end = 4 + length;
+  in.end_at(end);
+  skip_to_extensions(in);
+  const size_t extensions = in.integer(2);
+  in.expect(in.position() + extensions == end);
+  bool found = false;
+  while (in.ok() && in.position() < end) {
+    const uint32_t type = in.integer(2);
+    const size_t size = in.integer(2);
+    in.expect(in.position() + size <= end);
+    if (type != kAlpnExtension) {
+      in.skip(size);
+      continue;
+    }
+    in.expect(!found);
+    found = alpn_offers_tunnel(in, in.position() + size);
+    in.expect(found);  // the application's own TLS
   }
-  return FirstBytes::kOther;
+  return in.ok() && found ? FirstBytes::kTunnel : in.outcome();
 }
 
 }  // namespace fairlead::tls

@@ -28,6 +28,8 @@ Result<void> hkdf_expand_label(CipherSuite suite, std::span<const uint8_t> secre
   // struct HkdfLabel { uint16 length; opaque label<7..255> = "tls13 " + label; opaque context<0..255> = ""; }
   std::array<uint8_t, 64> info{};
   constexpr std::string_view kPrefix = "tls13 ";
+  if (label.size() + kPrefix.size() + 4 > info.size())
+    return Error(ErrorKind::kInvalidArgument, "HKDF label too long");
   size_t used = 0;
   info[used++] = static_cast<uint8_t>(out.size() >> 8);
   info[used++] = static_cast<uint8_t>(out.size());
@@ -44,7 +46,8 @@ Result<void> hkdf_expand_label(CipherSuite suite, std::span<const uint8_t> secre
   const std::array<OSSL_PARAM, 5> parameters = {
       OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
       OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, sha384 ? digest384 : digest, 0),
-      OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, const_cast<uint8_t*>(secret.data()), secret.size()),
+      OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, const_cast<uint8_t*>(secret.data()),
+                                        secret.size()),
       OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info.data(), used),
       OSSL_PARAM_construct_end(),
   };
@@ -73,7 +76,9 @@ Result<TrafficSecret> next_secret(const TrafficSecret& secret) {
   return next;
 }
 
-TrafficSecret::~TrafficSecret() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
+TrafficSecret::~TrafficSecret() {
+  OPENSSL_cleanse(bytes.data(), bytes.size());
+}
 RecordState::~RecordState() {
   OPENSSL_cleanse(key.data(), key.size());
   OPENSSL_cleanse(iv.data(), iv.size());

@@ -17,7 +17,11 @@ Result<RecordState> derive_state(const TrafficSecret& secret);
 // "traffic upd": the secret after a KeyUpdate.
 Result<TrafficSecret> next_secret(const TrafficSecret& secret);
 
-constexpr size_t key_length_of(CipherSuite suite) noexcept { return suite == CipherSuite::kAes128GcmSha256 ? 16 : 32; }
-constexpr size_t secret_length_of(CipherSuite suite) noexcept { return suite == CipherSuite::kAes128GcmSha256 ? 32 : 48; }
+constexpr size_t key_length_of(CipherSuite suite) noexcept {
+  return suite == CipherSuite::kAes128GcmSha256 ? 16 : 32;
+}
+constexpr size_t secret_length_of(CipherSuite suite) noexcept {
+  return suite == CipherSuite::kAes128GcmSha256 ? 32 : 48;
+}
 
 }  // namespace fairlead::tls

@@ -10,7 +10,8 @@ Error openssl_error(std::string_view operation) {
   std::array<char, 256> text{};
   if (code == 0) return {ErrorKind::kTls, std::string(operation)};
   ERR_error_string_n(code, text.data(), text.size());
-  return {ErrorKind::kTls, fmt::format("{}: {}", operation, text.data()), static_cast<int>(ERR_GET_REASON(code))};
+  return {ErrorKind::kTls, fmt::format("{}: {}", operation, text.data()),
+          static_cast<int>(ERR_GET_REASON(code))};
 }
 
 const EVP_CIPHER* aes_gcm(size_t key_length) noexcept {

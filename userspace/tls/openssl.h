@@ -1,5 +1,5 @@
-// OpenSSL objects owned by type, its error queue as an Error, and algorithms fetched once per process (OpenSSL 3: an
-// implicit fetch per operation costs more than the operation).
+// OpenSSL objects owned by type, its error queue as an Error, and algorithms fetched once per process
+// (OpenSSL 3: an implicit fetch per operation costs more than the operation).
 #pragma once
 
 #include <openssl/bio.h>
@@ -25,6 +25,13 @@ struct Deleter {
 };
 using BioPtr = std::unique_ptr<BIO, Deleter<BIO_free>>;
 using CipherContextPtr = std::unique_ptr<EVP_CIPHER_CTX, Deleter<EVP_CIPHER_CTX_free>>;
+using ExtensionPtr = std::unique_ptr<X509_EXTENSION, Deleter<X509_EXTENSION_free>>;
+struct ExtensionsDeleter {
+  void operator()(STACK_OF(X509_EXTENSION) * stack) const noexcept {
+    sk_X509_EXTENSION_pop_free(stack, X509_EXTENSION_free);
+  }
+};
+using ExtensionsPtr = std::unique_ptr<STACK_OF(X509_EXTENSION), ExtensionsDeleter>;
 using GeneralNamesPtr = std::unique_ptr<GENERAL_NAMES, Deleter<GENERAL_NAMES_free>>;
 using KeyPtr = std::unique_ptr<EVP_PKEY, Deleter<EVP_PKEY_free>>;
 using RequestPtr = std::unique_ptr<X509_REQ, Deleter<X509_REQ_free>>;

@@ -13,15 +13,16 @@ namespace {
 // RFC 8446 §5.5: about 2^24.5 full-size records per AES-GCM key. We move on early, and never past the limit.
 constexpr uint64_t kMaxRecordsPerKey = uint64_t{1} << 24;
 constexpr uint64_t kWantKeyUpdate = kMaxRecordsPerKey / 2;
-constexpr int kMaxKeyUpdates = 1 << 20;       // over the life of one connection
-constexpr int kMaxIdleRecords = 64;           // without payload in a row: empty data, tickets, key updates
+constexpr int kMaxKeyUpdates = 1 << 20;  // over the life of one connection
+constexpr int kMaxTickets = 64;          // over the life of one connection; servers send one to four
+constexpr int kMaxIdleRecords = 64;      // without payload in a row: empty data, tickets, key updates
 constexpr size_t kMaxHandshakeMessage = 16384;
 constexpr size_t kTag = 16;
 
 constexpr uint8_t kNewSessionTicket = 4;
 constexpr uint8_t kKeyUpdate = 24;
-constexpr uint8_t kCloseNotify = 0;
 constexpr uint8_t kWarning = 1;
+constexpr uint8_t kFatal = 2;
 
 using Nonce = std::array<uint8_t, 12>;
 
@@ -39,20 +40,20 @@ void write_header(uint8_t* out, size_t length) noexcept {
   out[4] = static_cast<uint8_t>(length);
 }
 
-Result<CipherContextPtr> cipher_for(const RecordState& state, bool seal) {
-  CipherContextPtr context(EVP_CIPHER_CTX_new());
-  if (context == nullptr || EVP_CipherInit_ex2(context.get(), aes_gcm(state.key_length), state.key.data(), nullptr,
-                                               seal ? 1 : 0, nullptr) != 1) {
+// Keys the context, made on the first call: a key change keeps its memory.
+Result<void> set_key(CipherContextPtr& context, const RecordState& state, bool seal) {
+  if (context == nullptr) context.reset(EVP_CIPHER_CTX_new());
+  if (context == nullptr || EVP_CipherInit_ex2(context.get(), aes_gcm(state.key_length), state.key.data(),
+                                               nullptr, seal ? 1 : 0, nullptr) != 1) {
     return openssl_error("AES-GCM key");
   }
-  return context;
+  return {};
 }
-
-Error protocol(std::string_view what) { return {ErrorKind::kProtocol, fmt::format("TLS record: {}", what)}; }
 
 }  // namespace
 
-// ---- sealing ----------------------------------------------------------------------------------------------------------
+// ---- sealing
+// ----------------------------------------------------------------------------------------------------------
 
 struct RecordSealer::Impl {
   RecordState state;
@@ -61,8 +62,7 @@ struct RecordSealer::Impl {
 
   Result<void> rekey(const TrafficSecret& secret) {
     FL_TRY_ASSIGN(state, derive_state(secret));
-    FL_TRY_ASSIGN(cipher, cipher_for(state, true));
-    return {};
+    return set_key(cipher, state, true);
   }
 
   // One record of at most kMaxPlaintext; `out` has the room.
@@ -98,9 +98,16 @@ Result<RecordSealer> RecordSealer::create(const TrafficSecret& secret) {
   return RecordSealer(std::move(impl));
 }
 
+Result<RecordSealer> RecordSealer::resume(const RecordState& state) {
+  FL_TRY_ASSIGN(RecordSealer made, create(state.secret));
+  made.impl_->state.sequence = state.sequence;
+  return made;
+}
+
 Result<void> RecordSealer::seal(ContentType type, std::span<const uint8_t> plaintext, Buffer& out) {
   const size_t records = std::max<size_t>(1, (plaintext.size() + kMaxPlaintext - 1) / kMaxPlaintext);
-  if (impl_->state.sequence + records > kMaxRecordsPerKey) return Error(ErrorKind::kExhausted, "TLS record: AES-GCM limit");
+  if (impl_->state.sequence + records > kMaxRecordsPerKey)
+    return Error(ErrorKind::kExhausted, "TLS record: AES-GCM limit");
   uint8_t* at = out.prepare(plaintext.size() + records * kRecordOverhead).data();
   size_t total = 0;
   do {
@@ -114,8 +121,13 @@ Result<void> RecordSealer::seal(ContentType type, std::span<const uint8_t> plain
 }
 
 Result<void> RecordSealer::close_notify(Buffer& out) {
-  const std::array<uint8_t, 2> alert = {kWarning, kCloseNotify};
-  return seal(ContentType::kAlert, alert, out);
+  const std::array<uint8_t, 2> body = {kWarning, static_cast<uint8_t>(Alert::kCloseNotify)};
+  return seal(ContentType::kAlert, body, out);
+}
+
+Result<void> RecordSealer::fatal(Alert alert, Buffer& out) {
+  const std::array<uint8_t, 2> body = {kFatal, static_cast<uint8_t>(alert)};
+  return seal(ContentType::kAlert, body, out);
 }
 
 Result<void> RecordSealer::update_key(Buffer& out) {
@@ -125,28 +137,42 @@ Result<void> RecordSealer::update_key(Buffer& out) {
   return impl_->rekey(next);
 }
 
-bool RecordSealer::wants_key_update() const noexcept { return impl_->state.sequence >= kWantKeyUpdate; }
-uint64_t RecordSealer::records() const noexcept { return impl_->records; }
-RecordState RecordSealer::state() const { return impl_->state; }
+bool RecordSealer::wants_key_update() const noexcept {
+  return impl_->state.sequence >= kWantKeyUpdate;
+}
+uint64_t RecordSealer::records() const noexcept {
+  return impl_->records;
+}
+RecordState RecordSealer::state() const {
+  return impl_->state;
+}
 
-// ---- opening ----------------------------------------------------------------------------------------------------------
+// ---- opening
+// ----------------------------------------------------------------------------------------------------------
 
 struct RecordOpener::Impl {
   RecordState state;
   CipherContextPtr cipher;
   uint64_t records = 0;
-  int key_updates = 0;
-  int idle_records = 0;
   Buffer handshake;  // a message that is split over records
+  int key_updates = 0;
+  int tickets = 0;
+  int idle_records = 0;
+  Alert owed = Alert::kCloseNotify;
   bool dead = false;
+  bool closed = false;
 
   Result<void> rekey(const TrafficSecret& secret) {
     FL_TRY_ASSIGN(state, derive_state(secret));
-    FL_TRY_ASSIGN(cipher, cipher_for(state, false));
-    return {};
+    return set_key(cipher, state, false);
   }
 
-  // Decrypts the body in place; the length of the inner plaintext with type and padding, or nothing.
+  Error refuse(Alert alert, std::string_view why) {
+    owed = alert;
+    return {ErrorKind::kProtocol, fmt::format("TLS record: {}", why)};
+  }
+
+  // Decrypts the body in place.
   bool decrypt(uint8_t* record, size_t length) noexcept {
     const Nonce nonce = nonce_of(state);
     uint8_t* body = record + kRecordHeader;
@@ -164,9 +190,22 @@ struct RecordOpener::Impl {
   }
 
   Result<Opened> alert(std::span<const uint8_t> body) {
-    if (body.size() != 2) return protocol("alert of wrong length");
-    if (body[1] == kCloseNotify) return Opened{Event::kClosed, {}, 0, false};
+    if (body.size() != 2) return refuse(Alert::kDecodeError, "alert of wrong length");
+    closed = body[1] == static_cast<uint8_t>(Alert::kCloseNotify);
+    if (closed) return Opened{Event::kClosed, {}, 0, false};
     return Error(ErrorKind::kTls, fmt::format("TLS alert {} from the peer", body[1]), body[1]);
+  }
+
+  Result<void> key_update(std::span<const uint8_t> body, Opened& opened) {
+    if (body.size() != 1) return refuse(Alert::kDecodeError, "KeyUpdate of wrong length");
+    const uint8_t request = body[0];
+    if (request > 1) return refuse(Alert::kIllegalParameter, "KeyUpdate with an unknown request");
+    if (++key_updates > kMaxKeyUpdates) return refuse(Alert::kUnexpectedMessage, "too many key updates");
+    FL_TRY_ASSIGN(const TrafficSecret next, next_secret(state.secret));
+    FL_TRY(rekey(next));
+    opened.event = Event::kKeyUpdate;
+    opened.respond = request == 1;
+    return {};
   }
 
   // One whole message at the front of `handshake`; false while it is incomplete.
@@ -174,26 +213,25 @@ struct RecordOpener::Impl {
     if (handshake.size() < 4) return false;
     const uint8_t* head = handshake.data();
     const size_t length = static_cast<size_t>(head[1]) << 16 | static_cast<size_t>(head[2]) << 8 | head[3];
-    if (length > kMaxHandshakeMessage) return protocol("handshake message too long");
-    if (handshake.size() < 4 + length) return false;
     const uint8_t type = head[0];
-    const uint8_t argument = length > 0 ? head[4] : 0xff;
+    if (type != kNewSessionTicket && type != kKeyUpdate) {
+      return refuse(Alert::kUnexpectedMessage, fmt::format("handshake message {} after the handshake", type));
+    }
+    if (length > kMaxHandshakeMessage) return refuse(Alert::kIllegalParameter, "handshake message too long");
+    if (handshake.size() < 4 + length) return false;
+    if (type == kNewSessionTicket) {
+      if (++tickets > kMaxTickets) return refuse(Alert::kUnexpectedMessage, "too many session tickets");
+    } else {
+      // RFC 8446 §5.1: a key change must fall on a record boundary.
+      if (handshake.size() > 4 + length) return refuse(Alert::kUnexpectedMessage, "data behind a KeyUpdate");
+      FL_TRY(key_update({head + 4, length}, opened));
+    }
     handshake.consume(4 + length);
-    if (type == kNewSessionTicket) return true;
-    if (type != kKeyUpdate) return protocol(fmt::format("handshake message {} after the handshake", type));
-    if (length != 1 || argument > 1) return protocol("malformed KeyUpdate");
-    // RFC 8446 §5.1: a key change must fall on a record boundary.
-    if (!handshake.empty()) return protocol("data behind a KeyUpdate in its record");
-    if (++key_updates > kMaxKeyUpdates) return protocol("too many key updates");
-    FL_TRY_ASSIGN(const TrafficSecret next, next_secret(state.secret));
-    FL_TRY(rekey(next));
-    opened.event = Event::kKeyUpdate;
-    opened.respond = argument == 1;
     return true;
   }
 
   Result<Opened> handshake_record(std::span<const uint8_t> body) {
-    if (body.empty()) return protocol("empty handshake record");
+    if (body.empty()) return refuse(Alert::kUnexpectedMessage, "empty handshake record");
     handshake.append(body);
     Opened opened{Event::kIgnored, {}, 0, false};
     for (;;) {
@@ -205,34 +243,43 @@ struct RecordOpener::Impl {
   }
 
   Result<Opened> dispatch(std::span<uint8_t> inner) {
+    // RFC 8446 §5.4: padding counts.
+    if (inner.size() > kMaxPlaintext + 1) return refuse(Alert::kRecordOverflow, "plaintext too long");
     size_t length = inner.size();
-    while (length > 0 && inner[length - 1] == 0) --length;  // padding
-    if (length == 0) return protocol("no content type");
+    while (length > 0 && inner[length - 1] == 0) --length;
+    if (length == 0) return refuse(Alert::kUnexpectedMessage, "no content type");
     const auto body = inner.first(length - 1);
-    if (body.size() > kMaxPlaintext) return protocol("plaintext too long");
     const auto type = static_cast<ContentType>(inner[length - 1]);
-    if (type == ContentType::kApplicationData && !body.empty()) {
-      if (!handshake.empty()) return protocol("data inside a handshake message");
-      idle_records = 0;
-      return Opened{Event::kData, body, 0, false};
+    if (type != ContentType::kHandshake && !handshake.empty()) {
+      return refuse(Alert::kUnexpectedMessage, "another record inside a handshake message");
     }
-    if (type == ContentType::kAlert) return alert(body);
-    if (++idle_records > kMaxIdleRecords) return protocol("too many records without data");
-    if (type == ContentType::kHandshake) return handshake_record(body);
-    if (type == ContentType::kApplicationData) return Opened{Event::kData, body, 0, false};
-    return protocol(fmt::format("unknown content type {}", static_cast<int>(type)));
+    idle_records = type == ContentType::kApplicationData && !body.empty() ? 0 : idle_records + 1;
+    if (idle_records > kMaxIdleRecords)
+      return refuse(Alert::kUnexpectedMessage, "too many records without data");
+    switch (type) {
+      case ContentType::kApplicationData: return Opened{Event::kData, body, 0, false};
+      case ContentType::kHandshake: return handshake_record(body);
+      case ContentType::kAlert: return alert(body);
+    }
+    return refuse(Alert::kUnexpectedMessage, fmt::format("unknown content type {}", static_cast<int>(type)));
   }
 
   Result<Opened> open(std::span<uint8_t> in) {
-    if (in.size() < kRecordHeader) return Opened{};
-    if (in[0] != static_cast<uint8_t>(ContentType::kApplicationData) || in[1] != 3) {
-      return protocol(fmt::format("outer type {} version {}.{}", in[0], in[1], in[2]));
+    if (in.empty()) return Opened{};
+    // Everything is application data on the outside; a ChangeCipherSpec ends with the handshake (RFC 8446
+    // §5).
+    if (in[0] != static_cast<uint8_t>(ContentType::kApplicationData)) {
+      return refuse(Alert::kUnexpectedMessage, fmt::format("outer type {}", in[0]));
     }
+    if (in.size() < kRecordHeader) return Opened{};
     const size_t length = static_cast<size_t>(in[3]) << 8 | in[4];
-    if (length < kTag + 1 || length > kMaxRecord - kRecordHeader) return protocol(fmt::format("length {}", length));
+    if (length > kMaxRecord - kRecordHeader)
+      return refuse(Alert::kRecordOverflow, fmt::format("length {}", length));
+    if (length < kTag + 1) return refuse(Alert::kDecodeError, fmt::format("length {}", length));
     if (in.size() < kRecordHeader + length) return Opened{};
     if (!decrypt(in.data(), length)) {
       ERR_clear_error();
+      owed = Alert::kBadRecordMac;
       return Error(ErrorKind::kTls, "TLS record: bad MAC");
     }
     FL_TRY_ASSIGN(Opened opened, dispatch(in.subspan(kRecordHeader, length - kTag)));
@@ -252,14 +299,28 @@ Result<RecordOpener> RecordOpener::create(const TrafficSecret& secret) {
   return RecordOpener(std::move(impl));
 }
 
+Result<RecordOpener> RecordOpener::resume(const RecordState& state) {
+  FL_TRY_ASSIGN(RecordOpener made, create(state.secret));
+  made.impl_->state.sequence = state.sequence;
+  return made;
+}
+
 Result<RecordOpener::Opened> RecordOpener::open(std::span<uint8_t> in) {
-  if (impl_->dead) return protocol("the opener failed before");
+  if (impl_->dead) return Error(ErrorKind::kProtocol, "TLS record: the opener failed before");
+  if (impl_->closed) return Opened{Event::kClosed, {}, in.size(), false};
   auto opened = impl_->open(in);
   impl_->dead = !opened.has_value();
   return opened;
 }
 
-uint64_t RecordOpener::records() const noexcept { return impl_->records; }
-RecordState RecordOpener::state() const { return impl_->state; }
+Alert RecordOpener::alert() const noexcept {
+  return impl_->owed;
+}
+uint64_t RecordOpener::records() const noexcept {
+  return impl_->records;
+}
+RecordState RecordOpener::state() const {
+  return impl_->state;
+}
 
 }  // namespace fairlead::tls

@@ -1,7 +1,7 @@
-// The TLS 1.3 record layer after the handshake (RFC 8446 §5): AES-GCM through EVP, sequence numbers, KeyUpdate,
-// alerts, limits. Sans-I/O: bytes in, bytes out, no sockets. One direction each; a struct of key, iv and counter that can
-// be exported (kernel TLS, hand-over).
-// Thread: the connection's worker. Secrets are wiped on destruction and when replaced.
+// The TLS 1.3 record layer after the handshake (RFC 8446 §5): AES-GCM through EVP, sequence numbers,
+// KeyUpdate, alerts, limits. Sans-I/O: bytes in, bytes out, no sockets. One direction each; a struct of key,
+// iv and counter that can be exported (kernel TLS, hand-over). Thread: the connection's worker. Secrets are
+// wiped on destruction and when replaced.
 #pragma once
 
 #include <array>
@@ -16,8 +16,18 @@ namespace fairlead::tls {
 
 enum class CipherSuite : uint16_t { kAes128GcmSha256 = 0x1301, kAes256GcmSha384 = 0x1302 };
 enum class ContentType : uint8_t { kAlert = 21, kHandshake = 22, kApplicationData = 23 };
+// RFC 8446 §6, those that a record layer sends.
+enum class Alert : uint8_t {
+  kCloseNotify = 0,  // as RecordOpener::alert(): nothing is owed
+  kUnexpectedMessage = 10,
+  kBadRecordMac = 20,
+  kRecordOverflow = 22,
+  kIllegalParameter = 47,
+  kDecodeError = 50,
+  kInternalError = 80,
+};
 
-constexpr size_t kMaxPlaintext = 16384;                   // RFC 8446 §5.1
+constexpr size_t kMaxPlaintext = 16384;  // RFC 8446 §5.1
 constexpr size_t kRecordHeader = 5;
 constexpr size_t kRecordOverhead = kRecordHeader + 1 + 16;  // header, inner type, tag
 constexpr size_t kMaxRecord = kRecordHeader + kMaxPlaintext + 256;
@@ -33,7 +43,8 @@ struct TrafficSecret {
   ~TrafficSecret();
 };
 
-// Key, iv and next sequence number of one direction: all a kernel or a successor process needs besides the secret.
+// Key, iv and next sequence number of one direction: all a kernel or a successor process needs besides the
+// secret.
 struct RecordState {
   TrafficSecret secret;
   std::array<uint8_t, 32> key{};
@@ -46,14 +57,18 @@ struct RecordState {
 class RecordSealer {
  public:
   static Result<RecordSealer> create(const TrafficSecret& secret);
+  // Goes on where state() of another left off: a predecessor's, or before kernel TLS was tried in vain.
+  static Result<RecordSealer> resume(const RecordState& state);
   RecordSealer(RecordSealer&&) noexcept;
   RecordSealer& operator=(RecordSealer&&) noexcept;
   ~RecordSealer();
 
-  // Appends `plaintext`, cut into as few records as RFC 8446 allows, to `out`. Fails with kExhausted at the AES-GCM
-  // record limit (§5.5): the connection is to be replaced; update_key() comes well before.
+  // Appends `plaintext`, cut into as few records as RFC 8446 allows, to `out`. Fails with kExhausted at the
+  // AES-GCM record limit (§5.5): the connection is to be replaced; update_key() comes well before.
   Result<void> seal(ContentType type, std::span<const uint8_t> plaintext, Buffer& out);
   Result<void> close_notify(Buffer& out);
+  // A fatal alert: nothing may be sealed after it.
+  Result<void> fatal(Alert alert, Buffer& out);
   // Sends KeyUpdate (update_not_requested) and moves to the next key.
   Result<void> update_key(Buffer& out);
   [[nodiscard]] bool wants_key_update() const noexcept;  // past half of the limit
@@ -69,16 +84,17 @@ class RecordSealer {
 class RecordOpener {
  public:
   static Result<RecordOpener> create(const TrafficSecret& secret);
+  static Result<RecordOpener> resume(const RecordState& state);
   RecordOpener(RecordOpener&&) noexcept;
   RecordOpener& operator=(RecordOpener&&) noexcept;
   ~RecordOpener();
 
   enum class Event {
-    kNeedMore,     // no whole record in `in`
-    kData,         // `payload` is plaintext inside `in` (decrypted in place); may be empty
-    kClosed,       // close_notify: the peer's orderly end
-    kKeyUpdate,    // the peer moved its key; `respond` tells whether it asks us to move ours (RFC 8446 §4.6.3)
-    kIgnored,      // NewSessionTicket and the like
+    kNeedMore,  // no whole record in `in`
+    kData,      // `payload` is plaintext inside `in` (decrypted in place); may be empty
+    kClosed,  // close_notify: the peer's orderly end; what comes behind it is consumed unread (RFC 8446 §6.1)
+    kKeyUpdate,  // the peer moved its key; `respond` tells whether it asks us to move ours (RFC 8446 §4.6.3)
+    kIgnored,    // NewSessionTicket and the like
   };
   struct Opened {
     Event event = Event::kNeedMore;
@@ -86,9 +102,13 @@ class RecordOpener {
     size_t consumed = 0;  // bytes of `in` this record took
     bool respond = false;
   };
-  // Opens the first record of `in`. Errors: kProtocol (malformed, oversized, wrong type, too many key updates),
-  // kTls (bad MAC, or the peer's fatal alert, its code in Error::code()). After an error the opener is dead.
+  // Opens the first record of `in`. Errors: kProtocol (malformed, oversized, wrong type, too many key
+  // updates), kTls (bad MAC, or the peer's fatal alert, its code in Error::code()). After an error the opener
+  // is dead.
   Result<Opened> open(std::span<uint8_t> in);
+  // After an error: what RecordSealer::fatal() owes the peer; kCloseNotify when it is the peer who sent a
+  // fatal alert.
+  [[nodiscard]] Alert alert() const noexcept;
   [[nodiscard]] uint64_t records() const noexcept;
   [[nodiscard]] RecordState state() const;
 
