@@ -1,0 +1,123 @@
+"""What goes in comes out: whole, in order, with its end; or the connection is reset."""
+import itertools
+
+import pytest
+
+import sys, os  # noqa: E401
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "peers"))
+from wire import digest_of  # noqa: E402
+
+MIB = 1 << 20
+PATHS = {"other node": ["far.back", 80], "same node": ["near.back", 80], "15008": ["hbone.back", 80]}
+_tokens = (f"token{number}" for number in itertools.count())
+
+
+def whole(answer, size, seed):
+    return (answer.get("count"), answer.get("digest")) == (size, digest_of(seed, size))
+
+
+def result(bed, to, token):
+    return bed.call("front/web", "order", to=to, order={"do": "result", "token": token})
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [0, 1, 70001, 3 * MIB + 5], ids=str)
+class TestHalfClose:
+    def test_client_first(self, bed, path, size):
+        answer = bed.call("front/web", "client_first", to=PATHS[path], size=size)
+        assert whole(answer, size, "down"), answer
+        assert whole(answer["server"], size, "up"), answer
+
+    def test_server_first(self, bed, path, size):
+        token = next(_tokens)
+        answer = bed.call("front/web", "server_first", to=PATHS[path], size=size, token=token)
+        assert whole(answer, size, "down"), answer
+        assert whole(result(bed, PATHS[path], token), size, "up")
+
+    def test_both_at_once(self, bed, path, size):
+        token = next(_tokens)
+        answer = bed.call("front/web", "both_close", to=PATHS[path], size=size, token=token)
+        assert whole(answer, size, "down"), answer
+        assert whole(result(bed, PATHS[path], token), size, "up")
+
+
+@pytest.mark.parametrize("source, to", [("outside/client", ["back/api-1", 8080]), ("back/api-1", ["far.back", 80])],
+                         ids=["plaintext client", "to itself"])
+def test_half_close_without_a_tunnel(bed, source, to):
+    to = [bed.ip(to[0]) if "/" in to[0] else to[0], to[1]]
+    answer = bed.call(source, "client_first", to=to, size=MIB + 1)
+    assert whole(answer, MIB + 1, "down") and whole(answer["server"], MIB + 1, "up"), answer
+    token = next(_tokens)
+    answer = bed.call(source, "server_first", to=to, size=MIB + 1, token=token)
+    assert whole(answer, MIB + 1, "down"), answer
+    found = bed.call(source, "order", to=to, order={"do": "result", "token": token})
+    assert whole(found, MIB + 1, "up"), found
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [0, 5000], ids=str)
+def test_reset_by_the_server_is_no_end(bed, path, size):
+    answer = bed.call("front/web", "server_resets", to=PATHS[path], size=size)
+    assert whole(answer, size, "down"), answer
+    assert answer["ended"] == "reset"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_reset_by_the_client_is_no_end(bed, path):
+    token = next(_tokens)
+    bed.call("front/web", "client_resets", to=PATHS[path], size=5000, token=token)
+    assert result(bed, PATHS[path], token) == {"end": "ConnectionResetError"}
+
+
+@pytest.mark.parametrize("path", [*PATHS, "plaintext"])
+def test_64_mib_each_way_at_once(bed, path):
+    check_duplex(bed, path, 64 * MIB, 60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", PATHS)
+def test_1_gib_each_way_at_once(bed, path):
+    check_duplex(bed, path, 1024 * MIB, 600)
+
+
+def check_duplex(bed, path, size, seconds):
+    source, to = ("outside/client", [bed.ip("back/api-1"), 8080]) if path == "plaintext" else ("front/web", PATHS[path])
+    answer = bed.call(source, "duplex", seconds=seconds, to=to, size=size, timeout=seconds)
+    assert whole(answer, size, "down"), answer
+    assert whole(answer["server"], size, "up"), answer
+    assert answer["rest"] == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_slow_reader_stops_its_sender_and_nobody_else(bed, path):
+    """The sender must come to a halt (bounded buffers), another connection of the same tunnel goes on meanwhile (it
+    carries the release), and in the end every byte is there."""
+    size = 64 * MIB
+    answer = bed.call("front/web", "slow_reader", seconds=60, to=PATHS[path], size=size, token=next(_tokens), timeout=60)
+    assert 0 < answer.get("stuck", 0) < 48 * MIB, answer
+    assert whole(answer["server"], size, "up"), answer
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_2000_connections_at_once(bed, path):
+    answer = _crowd(bed, PATHS[path], 2000)
+    assert answer == {"answered": 2000, "wrong": {}}
+
+
+def _crowd(bed, to, count):
+    hand = bed.new_hand("front/web")
+    try:
+        hand.start("crowd", to=to, family="4", count=count, seconds=60)
+        return hand.answer(90)
+    finally:
+        hand.close()
+
+
+def test_nothing_stays_behind(bed):
+    """Once the crowd has left, so have its connections on both agents."""
+    from bed import eventually
+    _crowd(bed, PATHS["other node"], 200)
+
+    def idle():
+        return all(sum(bed.proxy(node, "status")["connections"].values()) == 0 for node in ("node1", "node2"))
+    eventually(idle, 15, "connections stay open")
