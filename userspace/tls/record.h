@@ -71,6 +71,9 @@ class RecordSealer {
   Result<void> fatal(Alert alert, Buffer& out);
   // Sends KeyUpdate (update_not_requested) and moves to the next key.
   Result<void> update_key(Buffer& out);
+  // Gives back the cipher context, most of what an idle direction holds; the next record makes it again
+  // (under 1 us).
+  void rest() noexcept;
   [[nodiscard]] bool wants_key_update() const noexcept;  // past half of the limit
   [[nodiscard]] uint64_t records() const noexcept;       // sealed since the start
   [[nodiscard]] RecordState state() const;
@@ -109,6 +112,11 @@ class RecordOpener {
   // After an error: what RecordSealer::fatal() owes the peer; kCloseNotify when it is the peer who sent a
   // fatal alert.
   [[nodiscard]] Alert alert() const noexcept;
+  // As RecordSealer::rest().
+  void rest() noexcept;
+  // state() tells all: no handshake message is half read, nothing failed, the peer did not close. Only then
+  // may the direction move to the kernel or to a successor.
+  [[nodiscard]] bool movable() const noexcept;
   [[nodiscard]] uint64_t records() const noexcept;
   [[nodiscard]] RecordState state() const;
 
