@@ -1,0 +1,124 @@
+// bpf progs|maps|links: what is on the hooks, ours and everybody else's.
+#include <map>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/inventory_rows.h"
+#include "cli/output.h"
+
+namespace fairlead::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string_view owner(bool ours) { return ours ? "fairlead" : "other"; }
+
+// cgroup path → "ns/name", as far as the keeper tells; without it links are listed all the same.
+std::map<std::string, std::string> pods_by_cgroup(const Options& options) {
+  std::map<std::string, std::string> pods;
+  const auto answer = net_pods(options);
+  for (const json& pod : answer) {
+    pods[pod.value("cgroup", "")] = pod.value("namespace", "") + "/" + pod.value("name", "");
+  }
+  return pods;
+}
+
+}  // namespace
+
+Result<ebpf::Inventory> read_inventory(const Options& options) {
+  ebpf::InventoryOptions wanted;
+  const std::string directory = bpf_directory(options);
+  if (!directory.empty()) wanted.pin_directory = directory;
+  return ebpf::take_inventory(wanted);
+}
+
+json link_rows(const Options& options, const ebpf::Inventory& inventory) {
+  const auto pods = pods_by_cgroup(options);
+  std::map<uint32_t, std::string> names;
+  for (const auto& program : inventory.programs) names[program.id] = program.name;
+  json rows = json::array();
+  for (const auto& link : inventory.links) {
+    std::string kind = "other";
+    std::string target;
+    if (link.type == "cgroup") {
+      kind = "cgroup";
+      target = link.cgroup_path.empty() ? fmt::format("cgroup id {}", link.cgroup_id) : link.cgroup_path;
+    } else if (link.type == "netns") {
+      kind = "netns";
+      target = fmt::format("netns inode {}", link.netns_inode);
+    } else if (link.ifindex != 0) {
+      kind = "interface";
+      target = fmt::format("ifindex {}", link.ifindex);
+    }
+    const auto pod = pods.find(target);
+    rows.push_back({{"id", link.id},
+                    {"program", names[link.program_id]},
+                    {"programId", link.program_id},
+                    {"type", link.type},
+                    {"attachType", link.attach_type},
+                    {"target", target},
+                    {"targetKind", kind},
+                    {"owner", owner(link.ours)},
+                    {"pin", link.pin},
+                    {"pod", pod == pods.end() ? "" : pod->second}});
+  }
+  return rows;
+}
+
+int run_bpf_links(const Options& options) {
+  const auto inventory = read_inventory(options);
+  if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
+  print_list(options, link_rows(options, *inventory),
+             {column("ID", "id"), column("OWNER", "owner"), column("PROGRAM", "program"), column("ATTACH TYPE", "attachType"),
+              column("TARGET", "target"), column("POD", "pod")});
+  return kOk;
+}
+
+int run_bpf_progs(const Options& options) {
+  const auto inventory = read_inventory(options);
+  if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
+  json rows = json::array();
+  for (const auto& program : inventory->programs) {
+    const double per_run = program.run_count == 0 ? 0.0 : static_cast<double>(program.run_time_ns) / static_cast<double>(program.run_count);
+    rows.push_back({{"id", program.id},
+                    {"name", program.name},
+                    {"type", program.type},
+                    {"tag", program.tag},
+                    {"owner", owner(program.ours)},
+                    {"runCount", program.run_count},
+                    {"runTimeNs", program.run_time_ns},
+                    {"nsPerRun", per_run},
+                    {"instructions", program.instructions},
+                    {"verifiedInstructions", program.verified_instructions}});
+  }
+  print_list(options, rows,
+             {column("ID", "id"), column("OWNER", "owner"), column("NAME", "name"), column("TYPE", "type"),
+              column("RUNS", "runCount"), {"NS/RUN", [](const json& row) { return fmt::format("{:.0f}", row.value("nsPerRun", 0.0)); }},
+              column("INSTRUCTIONS", "instructions")});
+  if (!inventory->run_statistics && options.format == Format::kTable) {
+    complain(kOk, "run counts are off in the kernel: sysctl kernel.bpf_stats_enabled=1");
+  }
+  return kOk;
+}
+
+int run_bpf_maps(const Options& options) {
+  const auto inventory = read_inventory(options);
+  if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
+  json rows = json::array();
+  for (const auto& map : inventory->maps) {
+    rows.push_back({{"id", map.id},
+                    {"name", map.name},
+                    {"type", map.type},
+                    {"owner", owner(map.ours)},
+                    {"entries", map.entries ? json(*map.entries) : json()},
+                    {"maxEntries", map.max_entries},
+                    {"memoryBytes", map.memory_bytes}});
+  }
+  print_list(options, rows,
+             {column("ID", "id"), column("OWNER", "owner"), column("NAME", "name"), column("TYPE", "type"),
+              column("ENTRIES", "entries"), column("MAX", "maxEntries"),
+              {"MEMORY", [](const json& row) { return bytes(row.value("memoryBytes", uint64_t{0})); }}});
+  return kOk;
+}
+
+}  // namespace fairlead::cli

@@ -1,0 +1,138 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <optional>
+
+#include "base/net_types.h"
+#include "cli/output.h"
+
+namespace fairlead::cli {
+namespace {
+
+constexpr std::array kCommands = {
+    Command{"status", "", "", "the agent, its controller, pods and counters", run_status},
+    Command{"pod", "list", "", "pods that are captured", run_pod_list},
+    Command{"pod", "add", "UID NAMESPACE/NAME SERVICE-ACCOUNT NETNS CGROUP [KEY=VALUE…]", "capture a pod", run_pod_add},
+    Command{"pod", "remove", "UID", "stop capturing a pod", run_pod_remove},
+    Command{"workload", "list", "", "workloads of the mesh", run_workload_list},
+    Command{"service", "list", "", "Services of the mesh and their endpoints", run_service_list},
+    Command{"policy", "list", "", "policies in force", run_policy_list},
+    Command{"connection", "list", "", "connections that live now", run_connection_list},
+    Command{"cert", "list", "", "certificates of the pods here", run_cert_list},
+    Command{"why", "", "[--denied] [-n COUNT]", "the last decisions: who was let in or not, by which rule", run_why},
+    Command{"bpf", "progs", "", "BPF programs on our hooks, ours and others', with run time", run_bpf_progs},
+    Command{"bpf", "maps", "", "our BPF maps and how full they are", run_bpf_maps},
+    Command{"bpf", "links", "", "what is attached where, ours and others'", run_bpf_links},
+    Command{"check", "", "", "kernel features, cgroups, collisions, each with what to do", run_check},
+};
+
+std::string usage() {
+  std::string text =
+      "Usage: fairlead [--run-dir DIR] [-o table|json|yaml] [--timeout SECONDS] NOUN [VERB] [ARGUMENTS]\n\n";
+  for (const Command& command : kCommands) {
+    std::string words(command.noun);
+    if (!command.verb.empty()) words += fmt::format(" {}", command.verb);
+    text += fmt::format("  {:16} {}\n", words, command.help);
+    if (!command.arguments.empty()) text += fmt::format("  {:16}   {}\n", "", command.arguments);
+  }
+  return text +
+         "\nThe agent is found by --run-dir, by FAIRLEAD_RUN_DIR, or at /run/fairlead.\n"
+         "Exit status: 0 ok, 1 failure, 2 usage, 3 the agent cannot be reached.\n";
+}
+
+struct Parsed {
+  Options options;
+  std::vector<std::string> words;
+  bool help = false;
+  bool version = false;
+};
+
+std::optional<Format> format_of(std::string_view name) {
+  if (name == "table") return Format::kTable;
+  if (name == "json") return Format::kJson;
+  if (name == "yaml") return Format::kYaml;
+  return std::nullopt;
+}
+
+// One option with its value; false: what is wrong was said.
+bool take_option(std::string_view name, std::string_view value, Options& options) {
+  if (name == "--run-dir") {
+    options.run_directory = value;
+    return true;
+  }
+  if (name == "-o") {
+    const auto format = format_of(value);
+    if (format) options.format = *format;
+    return format.has_value() || complain(kUsage, fmt::format("-o {}: want table, json or yaml", value)) == kOk;
+  }
+  const auto seconds = parse_number(value, 3600);
+  if (seconds) options.timeout = std::chrono::seconds(*seconds);
+  return seconds.has_value() || complain(kUsage, fmt::format("--timeout {}: want seconds", value)) == kOk;
+}
+
+std::optional<Parsed> parse(std::span<const char* const> words) {
+  Parsed parsed;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string_view word = words[i];
+    if (word == "--help" || word == "-h") {
+      parsed.help = true;
+    } else if (word == "--version") {
+      parsed.version = true;
+    } else if (word == "--no-color") {
+      continue;  // nothing is coloured; scripts may say so all the same
+    } else if (word == "--run-dir" || word == "-o" || word == "--timeout") {
+      if (i + 1 == words.size()) {
+        complain(kUsage, fmt::format("{} wants a value", word));
+        return std::nullopt;
+      }
+      if (!take_option(word, words[++i], parsed.options)) return std::nullopt;
+    } else {
+      parsed.words.emplace_back(word);
+    }
+  }
+  return parsed;
+}
+
+const Command* find(const std::vector<std::string>& words, size_t& used) {
+  for (const Command& command : kCommands) {
+    if (words[0] != command.noun) continue;
+    used = command.verb.empty() ? 1 : 2;
+    if (command.verb.empty() || (words.size() > 1 && words[1] == command.verb)) return &command;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+int run(std::span<const char* const> words, const char* environment_run_directory) {
+  Parsed defaults;
+  auto parsed = parse(words);
+  if (!parsed) return kUsage;
+  const bool chosen = parsed->options.run_directory != defaults.options.run_directory;
+  if (environment_run_directory != nullptr && !chosen) parsed->options.run_directory = environment_run_directory;
+  if (parsed->version) {
+    std::puts("fairlead " FAIRLEAD_VERSION);
+    return kOk;
+  }
+  if (parsed->help || parsed->words.empty()) {
+    std::fputs(usage().c_str(), parsed->help ? stdout : stderr);
+    return parsed->help ? kOk : kUsage;
+  }
+  size_t used = 0;
+  const Command* command = find(parsed->words, used);
+  if (command == nullptr) {
+    const std::string asked = parsed->words[0] + (parsed->words.size() > 1 ? " " + parsed->words[1] : "");
+    return complain(kUsage, fmt::format("no command '{}'\n  Try: fairlead --help", asked));
+  }
+  parsed->options.arguments.assign(parsed->words.begin() + static_cast<ptrdiff_t>(used), parsed->words.end());
+  if (command->arguments.empty() && !parsed->options.arguments.empty()) {
+    return complain(kUsage, fmt::format("unexpected '{}'\n  Try: fairlead --help", parsed->options.arguments[0]));
+  }
+  return command->run(parsed->options);
+}
+
+}  // namespace fairlead::cli

@@ -1,0 +1,58 @@
+// The `fairlead` command: noun, then verb. Each noun is a file that fills rows of one table.
+// Exit status: 0 ok, 1 failure, 2 usage, 3 the agent cannot be reached. Data goes to stdout, everything else to stderr.
+#pragma once
+
+#include <chrono>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace fairlead::cli {
+
+constexpr int kOk = 0;
+constexpr int kFailure = 1;
+constexpr int kUsage = 2;
+constexpr int kUnreachable = 3;
+
+enum class Format { kTable, kJson, kYaml };
+
+struct Options {
+  std::string run_directory = "/run/fairlead";
+  Format format = Format::kTable;
+  std::chrono::milliseconds timeout{5000};
+  std::vector<std::string> arguments;  // behind noun and verb
+};
+
+struct Command {
+  std::string_view noun;
+  std::string_view verb;  // empty: the noun alone
+  std::string_view arguments;
+  std::string_view help;
+  int (*run)(const Options&);
+};
+
+std::span<const Command> commands();
+
+// One per file.
+int run_status(const Options& options);
+int run_pod_list(const Options& options);
+int run_pod_add(const Options& options);
+int run_pod_remove(const Options& options);
+int run_workload_list(const Options& options);
+int run_service_list(const Options& options);
+int run_policy_list(const Options& options);
+int run_connection_list(const Options& options);
+int run_cert_list(const Options& options);
+int run_why(const Options& options);
+int run_bpf_progs(const Options& options);
+int run_bpf_maps(const Options& options);
+int run_bpf_links(const Options& options);
+int run_check(const Options& options);
+
+// Parses everything and runs it: the whole program but for main(). `environment_run_directory` may be null.
+int run(std::span<const char* const> words, const char* environment_run_directory);
+
+}  // namespace fairlead::cli

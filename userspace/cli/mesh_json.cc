@@ -1,0 +1,81 @@
+// workload, service, policy, connection, cert: lists of what the proxy says.
+#include <time.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/output.h"
+
+namespace fairlead::cli {
+namespace {
+
+using nlohmann::json;
+
+int list(const Options& options, const std::string& verb, const std::vector<Column>& columns) {
+  int status = kOk;
+  const auto rows = ask(options, Socket::kProxy, verb, status);
+  if (rows) print_list(options, *rows, columns);
+  return status;
+}
+
+Column full_name(std::string_view header) {
+  return {header, [](const json& row) { return cell(row.value("namespace", "")) + "/" + cell(row.value("name", "")); }};
+}
+
+Column count(std::string_view header, std::string_view key) {
+  return {header, [name = std::string(key)](const json& row) { return std::to_string(row.value(name, json::array()).size()); }};
+}
+
+// Time left until an RFC 3339 moment.
+std::string remaining(const std::string& text) {
+  tm utc{};
+  if (::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &utc) == nullptr) return "-";
+  return duration((timegm(&utc) - ::time(nullptr)) * 1000);
+}
+
+}  // namespace
+
+int run_workload_list(const Options& options) {
+  return list(options, "workloads",
+              {full_name("WORKLOAD"), column("NODE", "node"), column("ADDRESSES", "addresses"), column("TUNNEL", "tunnel"),
+               column("IDENTITY", "identity"), column("POLICIES", "policies")});
+}
+
+int run_service_list(const Options& options) {
+  return list(options, "services",
+              {full_name("SERVICE"), column("ADDRESSES", "addresses"),
+               {"PORTS",
+                [](const json& row) {
+                  json texts = json::array();
+                  for (const json& port : row.value("ports", json::array())) {
+                    texts.push_back(fmt::format("{}->{}", port.value("servicePort", 0), port.value("targetPort", 0)));
+                  }
+                  return cell(texts);
+                }},
+               count("ENDPOINTS", "endpoints")});
+}
+
+int run_policy_list(const Options& options) {
+  return list(options, "policies",
+              {full_name("POLICY"), column("SCOPE", "scope"), column("ACTION", "action"), column("RULES", "rules")});
+}
+
+int run_connection_list(const Options& options) {
+  return list(options, "connections",
+              {column("ID", "id"), column("DIRECTION", "direction"), column("POD", "pod"), column("SOURCE", "source"),
+               column("DESTINATION", "destination"), column("ENDPOINT", "endpoint"), column("PEER", "peer"),
+               column("TUNNEL", "tunnel"), column("STATE", "state"),
+               {"SENT", [](const json& row) { return bytes(row.value("bytesSent", uint64_t{0})); }},
+               {"RECEIVED", [](const json& row) { return bytes(row.value("bytesReceived", uint64_t{0})); }},
+               {"AGE", [](const json& row) { return duration(row.value("ageMs", int64_t{0})); }}});
+}
+
+int run_cert_list(const Options& options) {
+  return list(options, "certs",
+              {column("IDENTITY", "identity"),
+               {"STATE", [](const json& row) { return std::string(row.value("ready", false) ? "ready" : "waiting"); }},
+               {"EXPIRES IN", [](const json& row) { return remaining(row.value("notAfter", "")); }},
+               {"RENEWS IN", [](const json& row) { return remaining(row.value("nextAttempt", "")); }},
+               column("SERIAL", "serial"), column("LAST ERROR", "lastError")});
+}
+
+}  // namespace fairlead::cli
