@@ -65,6 +65,8 @@ struct RecordSealer::Impl {
     return set_key(cipher, state, true);
   }
 
+  Result<void> wake() { return cipher != nullptr ? Result<void>() : set_key(cipher, state, true); }
+
   // One record of at most kMaxPlaintext; `out` has the room.
   bool seal_one(ContentType type, std::span<const uint8_t> plaintext, uint8_t* out) noexcept {
     const size_t inner = plaintext.size() + 1;
@@ -108,6 +110,7 @@ Result<void> RecordSealer::seal(ContentType type, std::span<const uint8_t> plain
   const size_t records = std::max<size_t>(1, (plaintext.size() + kMaxPlaintext - 1) / kMaxPlaintext);
   if (impl_->state.sequence + records > kMaxRecordsPerKey)
     return Error(ErrorKind::kExhausted, "TLS record: AES-GCM limit");
+  FL_TRY(impl_->wake());
   uint8_t* at = out.prepare(plaintext.size() + records * kRecordOverhead).data();
   size_t total = 0;
   do {
@@ -137,6 +140,9 @@ Result<void> RecordSealer::update_key(Buffer& out) {
   return impl_->rekey(next);
 }
 
+void RecordSealer::rest() noexcept {
+  impl_->cipher.reset();
+}
 bool RecordSealer::wants_key_update() const noexcept {
   return impl_->state.sequence >= kWantKeyUpdate;
 }
@@ -166,6 +172,8 @@ struct RecordOpener::Impl {
     FL_TRY_ASSIGN(state, derive_state(secret));
     return set_key(cipher, state, false);
   }
+
+  Result<void> wake() { return cipher != nullptr ? Result<void>() : set_key(cipher, state, false); }
 
   Error refuse(Alert alert, std::string_view why) {
     owed = alert;
@@ -277,6 +285,7 @@ struct RecordOpener::Impl {
       return refuse(Alert::kRecordOverflow, fmt::format("length {}", length));
     if (length < kTag + 1) return refuse(Alert::kDecodeError, fmt::format("length {}", length));
     if (in.size() < kRecordHeader + length) return Opened{};
+    FL_TRY(wake());
     if (!decrypt(in.data(), length)) {
       ERR_clear_error();
       owed = Alert::kBadRecordMac;
@@ -313,6 +322,12 @@ Result<RecordOpener::Opened> RecordOpener::open(std::span<uint8_t> in) {
   return opened;
 }
 
+void RecordOpener::rest() noexcept {
+  impl_->cipher.reset();
+}
+bool RecordOpener::movable() const noexcept {
+  return !impl_->dead && !impl_->closed && impl_->handshake.empty();
+}
 Alert RecordOpener::alert() const noexcept {
   return impl_->owed;
 }

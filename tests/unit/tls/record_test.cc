@@ -228,6 +228,35 @@ TEST_F(RecordTest, ResumesFromAState) {
   EXPECT_EQ(Bytes(wire.data(), wire.data() + wire.size()), Bytes(same.data(), same.data() + same.size()));
 }
 
+TEST_F(RecordTest, GoesOnAfterARest) {
+  Buffer wire;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(sealer_.seal(ContentType::kApplicationData, bytes_of("abc"), wire));
+    auto opened = opener_.open(wire.span());
+    ASSERT_TRUE(opened) << opened.error().text();
+    EXPECT_EQ(std::string(opened->payload.begin(), opened->payload.end()), "abc");
+    wire.consume(opened->consumed);
+    sealer_.rest();
+    opener_.rest();
+    ASSERT_TRUE(sealer_.update_key(wire));
+    opened = opener_.open(wire.span());
+    ASSERT_TRUE(opened) << opened.error().text();
+    wire.consume(opened->consumed);
+    sealer_.rest();
+    opener_.rest();
+  }
+}
+
+TEST_F(RecordTest, MovesOnlyBetweenMessages) {
+  EXPECT_TRUE(opener_.movable());
+  ASSERT_TRUE(feed(raw_record({4, 0, 0, 2, 'a'}, ContentType::kHandshake)));
+  EXPECT_FALSE(opener_.movable());
+  ASSERT_TRUE(feed(raw_record({'b'}, ContentType::kHandshake)));
+  EXPECT_TRUE(opener_.movable());
+  ASSERT_TRUE(feed(raw_record({1, 0}, ContentType::kAlert)));
+  EXPECT_FALSE(opener_.movable()) << "closed";
+}
+
 // ---- hostile bytes
 // ------------------------------------------------------------------------------------------------------
 
