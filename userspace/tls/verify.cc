@@ -10,7 +10,7 @@ namespace {
 using std::chrono::system_clock;
 
 Error refused(std::string_view why) {
-  return {ErrorKind::kTls, fmt::format("peer certificate: {}", why)};
+  return {ErrorKind::kTls, fmt::format("certificate: {}", why)};
 }
 
 // Strict checking, but for the two things that common CAs leave out and that prove nothing: key identifiers

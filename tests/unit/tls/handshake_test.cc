@@ -5,7 +5,9 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "tls/verify.h"
 #include "unit/tls/pair.h"
@@ -458,6 +460,24 @@ TEST_F(HandshakeTest, KnownChainEndsWithItsCertificate) {
     refused = !ForeignClient(issued, "", {}).meet(server_);
   EXPECT_TRUE(refused);
   EXPECT_GT(server_->chains_known_again(), 0u);
+}
+
+TEST_F(HandshakeTest, SharesCredentialsBetweenThreads) {
+  std::atomic<int> good = 0;
+  std::vector<std::thread> threads;
+  constexpr int kThreads = 4;
+  constexpr int kRounds = 25;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < kRounds; ++round) {
+        Pair pair(client_, server_);
+        pair.run();
+        good += pair.client().handshake->finish() && pair.server().handshake->finish() ? 1 : 0;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(good, kThreads * kRounds);
 }
 
 // ---- bytes that are no handshake
