@@ -11,7 +11,7 @@ import time
 HERE = os.path.dirname(os.path.realpath(__file__))
 PEERS = os.path.join(HERE, "peers")
 MANIFESTS = os.path.join(HERE, "manifests")
-sys.path.insert(0, os.path.join(HERE, "..", "..", "scripts"))
+sys.path[:0] = [os.path.join(HERE, "..", "..", "scripts"), PEERS]
 
 from labtool import lab, mesh, pods, shell, state as memory  # noqa: E402
 from labtool.paths import Names, binary  # noqa: E402

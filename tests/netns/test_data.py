@@ -3,9 +3,8 @@ import itertools
 
 import pytest
 
-import sys, os  # noqa: E401
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "peers"))
-from wire import digest_of  # noqa: E402
+from bed import eventually
+from wire import digest_of
 
 MIB = 1 << 20
 PATHS = {"other node": ["far.back", 80], "same node": ["near.back", 80], "15008": ["hbone.back", 80]}
@@ -115,7 +114,6 @@ def _crowd(bed, to, count):
 
 def test_nothing_stays_behind(bed):
     """Once the crowd has left, so have its connections on both agents."""
-    from bed import eventually
     _crowd(bed, PATHS["other node"], 200)
 
     def idle():

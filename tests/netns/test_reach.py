@@ -130,6 +130,7 @@ def test_udp_is_not_captured(bed):
 @pytest.mark.parametrize("kind", ["nonblocking", "mptcp", "fast open", "bound port"])
 def test_kinds_of_connect(bed, kind, to):
     target = [bed.ip(to[0]) if "/" in to[0] else to[0], to[1]]
+    before = bed.counters()
     if kind == "fast open":
         answer = bed.call("front/web", "fast_open", to=target, family="4")
     else:
@@ -139,6 +140,9 @@ def test_kinds_of_connect(bed, kind, to):
     assert answer["sees_peer"] == [bed.ip("svc/back/" + to[0].split(".")[0]) if "." in to[0] else target[0], to[1]]
     if kind == "bound port":
         assert answer["peer"][1] == 5999, "the application does not see the port the client bound"
+    after = bed.counters()
+    for counter in ("outbound_accepted", "inbound_streams"):
+        assert after[counter] == before[counter] + 1, f"it went past the mesh: {counter}"
 
 
 def test_mptcp_over_v6(bed):
