@@ -61,6 +61,7 @@ def _main(argv):
         command = argv[argv.index("--") + 1:]
         argv = argv[:argv.index("--")]
     lab = _take_option(argv, "--name") or "lab"
+    memory.check_name(lab)
     if not argv or argv[0] in ("help", "--help", "-h"):
         print(HELP, end="")
         return 0 if argv else 2

@@ -60,7 +60,7 @@ spec: {mtls: {mode: STRICT}}
         bed.apply(POD.format(name="late-1", node="node1"))
         hand = bed.new_hand("back/late-1")
         try:
-            hand.start("who", to=["far", 80])
+            hand.start("who", to=["far", 80], family="4")
             answer = hand.answer()
         finally:
             hand.close()
@@ -86,7 +86,7 @@ def test_endpoint_that_vanishes_ends_its_connections(bed):
 
 
 def test_endpoint_whose_process_died(bed):
-    with bed.applied(SERVICE + POD.format(name="late-1", node="node2").replace("exec python3 $PEERS/server.py", "true"), KEY, FIRST):
+    with bed.applied(SERVICE + POD.format(name="late-1", node="node2").replace("python3 $PEERS/server.py", "true"), KEY, FIRST):
         answer = who(bed)
         assert is_refused(answer) and answer["failed"] != "TimeoutError", answer
 

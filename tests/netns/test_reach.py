@@ -1,8 +1,11 @@
 """Every way an application can name its peer leads there, and nobody but the mesh notices the mesh."""
+import itertools
+
 import pytest
 
 from bed import is_refused
 
+_source_ports = itertools.count(5990)
 WAYS = {
     "service, other node": ("front/web", ["far.back", 80], {"api-1"}),
     "service, fully qualified": ("front/web", ["far.back.svc.cluster.local", 80], {"api-1"}),
@@ -130,16 +133,16 @@ def test_udp_is_not_captured(bed):
 @pytest.mark.parametrize("kind", ["nonblocking", "mptcp", "fast open", "bound port"])
 def test_kinds_of_connect(bed, kind, to):
     target = [bed.ip(to[0]) if "/" in to[0] else to[0], to[1]]
-    before = bed.counters()
+    before, port = bed.counters(), next(_source_ports)
     if kind == "fast open":
         answer = bed.call("front/web", "fast_open", to=target, family="4")
     else:
-        how = {"nonblocking": {"nonblocking": True}, "mptcp": {"protocol": 262}, "bound port": {"source_port": 5999}}[kind]
+        how = {"nonblocking": {"nonblocking": True}, "mptcp": {"protocol": 262}, "bound port": {"source_port": port}}[kind]
         answer = bed.call("front/web", "who", to=target, family="4", **how)
     assert answer.get("peer", [None])[0] == bed.ip("front/web"), answer
     assert answer["sees_peer"] == [bed.ip("svc/back/" + to[0].split(".")[0]) if "." in to[0] else target[0], to[1]]
     if kind == "bound port":
-        assert answer["peer"][1] == 5999, "the application does not see the port the client bound"
+        assert answer["peer"][1] == port, "the application does not see the port the client bound"
     after = bed.counters()
     for counter in ("outbound_accepted", "inbound_streams"):
         assert after[counter] == before[counter] + 1, f"it went past the mesh: {counter}"

@@ -28,6 +28,7 @@ def connect(to, family=None, mapped=False, protocol=0, timeout=15, source_port=0
     sock = socket.socket(family, socket.SOCK_STREAM, protocol)
     sock.settimeout(timeout)
     if source_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier run's TIME_WAIT
         sock.bind(("::" if family == socket.AF_INET6 else "", source_port))
     if fast_open is not None:
         sock.settimeout(None)  # blocking: without a cookie the data follows the handshake
@@ -151,6 +152,7 @@ def op_server_resets(order):
 def op_client_resets(order):
     sock = connect(**order)
     wire.send_json(sock, {"do": "silent", "token": order["token"]})
+    wire.read_line(sock)  # a reset takes with it what is still on its way: first be sure that the server is there
     wire.send_stream(sock, "up", order["size"])
     wire.reset(sock)
     return {}
@@ -219,17 +221,19 @@ def _one_exchange(order, number, counts, lock):
     try:
         with connect(**order) as sock:
             size = order["size"]
-            wire.send_json(sock, {"do": "client_first", "size": size, "seed": f"down{number}"})
+            wire.send_json(sock, {"do": "client_first", "size": size, "seed": f"down{number}", "expect": size})
             wire.send_stream(sock, f"up{number}", size)
             sock.shutdown(socket.SHUT_WR)
             server = json.loads(wire.read_line(sock))
             count, digest = wire.read_to_end(sock)  # a FIN: claims to be everything
         good = (count, digest) == (size, wire.digest_of(f"down{number}", size)) and \
             (server["count"], server["digest"]) == (size, wire.digest_of(f"up{number}", size))
-        outcome = "whole" if good else "corrupt"
+        outcome = "whole" if good else "truncated" if count < size else "corrupt"
     except (ConnectionError, TimeoutError):
         outcome = "broken"
-    except (EOFError, ValueError):  # a FIN where the answer should be
+    except EOFError:  # a FIN where the answer should be
+        outcome = "truncated"
+    except ValueError:
         outcome = "corrupt"
     except OSError as error:
         outcome = "broken" if error.errno in (errno.EHOSTUNREACH, errno.EPERM) else f"odd: {error!r}"
@@ -290,7 +294,9 @@ def op_raw(order):
             ended = "fin"
         except TimeoutError:
             ended = "silence"
-        except (ConnectionResetError, BrokenPipeError):
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
             ended = "reset"
         return {"received": received.hex(), "ended": ended}
 

@@ -53,6 +53,8 @@ def do_duplex(sock, peer, order):
 def do_client_first(sock, peer, order):
     """Reads to the FIN and only then answers: data after a half-close, towards the client."""
     count, digest = wire.read_to_end(sock)
+    if count != order.get("expect", count):
+        print(f"truncated: a FIN after {count} of {order['expect']} bytes from {peer[0]} {peer[1]}", flush=True)
     wire.send_json(sock, {"count": count, "digest": digest})
     wire.send_stream(sock, order["seed"], order["size"])
 
@@ -66,8 +68,9 @@ def do_server_first(sock, peer, order):
 
 
 def do_silent(sock, peer, order):
-    """Sends nothing at all and waits for the client's end."""
+    """Sends nothing but that it is there and waits for the client's end."""
     try:
+        wire.send_json(sock, {"ready": True})
         count, digest = wire.read_to_end(sock)
         remember(order["token"], count=count, digest=digest, end="fin")
     except OSError as error:
