@@ -118,7 +118,9 @@ Result<SslContextPtr> make_context(bool server, const Credentials::Impl& impl,
 Result<void> verify_own_chain(const std::vector<X509Ptr>& chain, X509_STORE* roots) {
   const std::unique_ptr<STACK_OF(X509), decltype([](STACK_OF(X509) * stack) { sk_X509_free(stack); })> others(
       sk_X509_new_null());
-  for (size_t i = 1; i < chain.size(); ++i) sk_X509_push(others.get(), chain[i].get());
+  for (size_t i = 1; i < chain.size(); ++i) {
+    if (sk_X509_push(others.get(), chain[i].get()) <= 0) return openssl_error("own chain");
+  }
   for (const char* role : {"ssl_client", "ssl_server"}) {
     const StoreContextPtr context(X509_STORE_CTX_new());
     if (context == nullptr ||
