@@ -1,6 +1,6 @@
-// Who signs workload certificates, and what a CSR may ask for. The embedded development CA here; others stand beside it.
-// Thread: any (sign() locks nothing; OpenSSL keys are read-only once made). Errors: kDenied for a CSR that asks for what it
-// must not, kTls for OpenSSL's own, kSyscall for files.
+// Who signs workload certificates, and what a CSR may ask for. The embedded development CA here; others stand
+// beside it. Thread: any (sign() locks nothing; OpenSSL keys are read-only once made). Errors: kDenied for a
+// CSR that asks for what it must not, kTls for OpenSSL's own, kSyscall for files.
 #pragma once
 
 #include <chrono>
@@ -27,7 +27,8 @@ class Issuer {
   virtual ~Issuer() = default;
   // The CSR may carry no name but `identity`; the certificate carries exactly `identity`. ttl is clamped to
   // [kMinTtl, kDefaultTtl]; 0 or less means kDefaultTtl.
-  virtual Result<IssuedCertificate> sign(const std::string& csr_pem, const SpiffeId& identity, std::chrono::seconds ttl) = 0;
+  virtual Result<IssuedCertificate> sign(const std::string& csr_pem, const SpiffeId& identity,
+                                         std::chrono::seconds ttl) = 0;
   [[nodiscard]] virtual const std::string& roots_pem() const = 0;
 };
 
@@ -41,10 +42,12 @@ class DevelopmentCa final : public Issuer {
  public:
   static Result<std::unique_ptr<DevelopmentCa>> open(const std::string& directory);
   ~DevelopmentCa() override;
-  Result<IssuedCertificate> sign(const std::string& csr_pem, const SpiffeId& identity, std::chrono::seconds ttl) override;
+  Result<IssuedCertificate> sign(const std::string& csr_pem, const SpiffeId& identity,
+                                 std::chrono::seconds ttl) override;
   [[nodiscard]] const std::string& roots_pem() const override;
   // The controller's own certificate, with these DNS names and IP addresses.
-  Result<ServerCertificate> server_certificate(const std::vector<std::string>& dns, const std::vector<std::string>& ips);
+  Result<ServerCertificate> server_certificate(const std::vector<std::string>& dns,
+                                               const std::vector<std::string>& ips);
 
  private:
   struct Impl;

@@ -1,15 +1,13 @@
-#include <openssl/ecdsa.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
+#include <openssl/err.h>
 
 #include <algorithm>
 #include <array>
-#include <vector>
-
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "base/file.h"
 #include "control/ca/node_token.h"
+#include "control/ca/openssl.h"
 
 namespace fairlead::ca {
 namespace {
@@ -20,26 +18,16 @@ constexpr std::string_view kIssuer = "fairlead-controller";
 constexpr size_t kHalf = 32;  // r and s of P-256 (RFC 7518 §3.4)
 constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-struct KeyFree {
-  void operator()(EVP_PKEY* key) const noexcept { EVP_PKEY_free(key); }
-};
-struct BioFree {
-  void operator()(BIO* bio) const noexcept { BIO_free(bio); }
-};
-struct MdFree {
-  void operator()(EVP_MD_CTX* context) const noexcept { EVP_MD_CTX_free(context); }
-};
-struct SigFree {
-  void operator()(ECDSA_SIG* signature) const noexcept { ECDSA_SIG_free(signature); }
-};
-using SigPtr = std::unique_ptr<ECDSA_SIG, SigFree>;
-
-Error denied(std::string_view why) { return {ErrorKind::kDenied, fmt::format("token: {}", why)}; }
+Error denied(std::string_view why) {
+  return {ErrorKind::kDenied, fmt::format("token: {}", why)};
+}
 
 std::string encode64(std::string_view bytes) {
   std::string out;
   for (size_t i = 0; i < bytes.size(); i += 3) {
-    const auto byte = [&](size_t at) { return at < bytes.size() ? static_cast<unsigned char>(bytes[at]) : 0u; };
+    const auto byte = [&](size_t at) {
+      return at < bytes.size() ? static_cast<unsigned char>(bytes[at]) : 0u;
+    };
     const unsigned group = byte(i) << 16 | byte(i + 1) << 8 | byte(i + 2);
     const size_t digits = std::min<size_t>(bytes.size() - i, 3) + 1;
     for (size_t d = 0; d < digits; ++d) out += kAlphabet[group >> (18 - 6 * d) & 63];
@@ -47,6 +35,7 @@ std::string encode64(std::string_view bytes) {
   return out;
 }
 
+// Strict (RFC 4648 §3.5): one spelling per value, or a token would go through under many.
 Result<std::string> decode64(std::string_view text) {
   std::string out;
   unsigned group = 0;
@@ -61,21 +50,23 @@ Result<std::string> decode64(std::string_view text) {
       out += static_cast<char>(group >> bits & 0xff);
     }
   }
+  if (bits == 6 || (group & ((1u << bits) - 1)) != 0) return denied("not base64url");
   return out;
 }
 
 int64_t now_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 // JWS wants r and s side by side, OpenSSL speaks DER.
 Result<std::string> raw_signature(const std::vector<unsigned char>& der) {
   const unsigned char* at = der.data();
-  const SigPtr signature(d2i_ECDSA_SIG(nullptr, &at, static_cast<long>(der.size())));
+  const SignaturePtr signature(d2i_ECDSA_SIG(nullptr, &at, static_cast<long>(der.size())));
   std::array<unsigned char, 2 * kHalf> raw{};
   if (signature == nullptr || BN_bn2binpad(ECDSA_SIG_get0_r(signature.get()), raw.data(), kHalf) < 0 ||
       BN_bn2binpad(ECDSA_SIG_get0_s(signature.get()), raw.data() + kHalf, kHalf) < 0) {
-    return Error(ErrorKind::kTls, "token signature");
+    return openssl_error("sign token");
   }
   return std::string(reinterpret_cast<char*>(raw.data()), raw.size());
 }
@@ -83,7 +74,7 @@ Result<std::string> raw_signature(const std::vector<unsigned char>& der) {
 Result<std::vector<unsigned char>> der_signature(std::string_view raw) {
   if (raw.size() != 2 * kHalf) return denied("signature of wrong length");
   const auto* bytes = reinterpret_cast<const unsigned char*>(raw.data());
-  const SigPtr signature(ECDSA_SIG_new());
+  const SignaturePtr signature(ECDSA_SIG_new());
   ECDSA_SIG_set0(signature.get(), BN_bin2bn(bytes, kHalf, nullptr), BN_bin2bn(bytes + kHalf, kHalf, nullptr));
   std::vector<unsigned char> der(static_cast<size_t>(i2d_ECDSA_SIG(signature.get(), nullptr)));
   unsigned char* at = der.data();
@@ -108,9 +99,11 @@ Result<Caller> read_claims(const json& claims) {
   if (!expires.is_number_integer() || expires.get<int64_t>() <= now_seconds()) return denied("expired");
   if (string_at(claims, json::json_pointer("/iss")) != kIssuer) return denied("of another issuer");
   const json audiences = claims.value("aud", json());
-  const bool ours = audiences.is_array() && std::find(audiences.begin(), audiences.end(), json(kAudience)) != audiences.end();
+  const bool ours = audiences.is_array() &&
+                    std::find(audiences.begin(), audiences.end(), json(kAudience)) != audiences.end();
   if (!ours) return denied("for another audience");
-  Caller caller{string_at(claims, json::json_pointer("/sub")), string_at(claims, json::json_pointer("/kubernetes.io/node/name"))};
+  Caller caller{string_at(claims, json::json_pointer("/sub")),
+                string_at(claims, json::json_pointer("/kubernetes.io/node/name"))};
   if (caller.subject != kAgentSubject || caller.node.empty()) return denied("not that of an agent");
   return caller;
 }
@@ -118,53 +111,51 @@ Result<Caller> read_claims(const json& claims) {
 }  // namespace
 
 struct NodeTokens::Impl {
-  std::unique_ptr<EVP_PKEY, KeyFree> key;
+  KeyPtr key;
 };
 
 NodeTokens::NodeTokens(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 NodeTokens::~NodeTokens() = default;
 
 Result<std::unique_ptr<NodeTokens>> NodeTokens::open(const std::string& directory) {
-  FL_TRY(make_directories(directory, 0700));
+  FL_TRY_ASSIGN(const StateLock lock, StateLock::acquire(directory));
   const std::string path = directory + "/token-key.pem";
   auto impl = std::make_unique<Impl>();
   const auto pem = read_file(path);
   if (pem) {
-    const std::unique_ptr<BIO, BioFree> in(BIO_new_mem_buf(pem->data(), static_cast<int>(pem->size())));
-    impl->key.reset(PEM_read_bio_PrivateKey(in.get(), nullptr, nullptr, nullptr));
-    if (impl->key == nullptr) return Error(ErrorKind::kTls, fmt::format("{}: not a private key", path));
+    auto key = key_of(*pem);
+    if (!key) return std::move(key).error().context(path);
+    impl->key = std::move(*key);
     return std::unique_ptr<NodeTokens>(new NodeTokens(std::move(impl)));
   }
   if (pem.error().code() != ENOENT) return pem.error();
-  impl->key.reset(EVP_EC_gen("P-256"));
-  const std::unique_ptr<BIO, BioFree> out(BIO_new(BIO_s_mem()));
-  if (impl->key == nullptr || PEM_write_bio_PKCS8PrivateKey(out.get(), impl->key.get(), nullptr, nullptr, 0, nullptr, nullptr) != 1) {
-    return Error(ErrorKind::kTls, "token key");
-  }
-  char* bytes = nullptr;
-  const long length = BIO_get_mem_data(out.get(), &bytes);
-  FL_TRY(write_file_atomically(path, {bytes, static_cast<size_t>(length)}, 0600));
+  FL_TRY_ASSIGN(impl->key, make_p256_key());
+  FL_TRY_ASSIGN(const std::string made, pem_of(impl->key.get()));
+  FL_TRY(write_file_atomically(path, made, 0600));
   return std::unique_ptr<NodeTokens>(new NodeTokens(std::move(impl)));
 }
 
 Result<std::string> NodeTokens::issue(std::string_view node, std::chrono::seconds ttl) const {
+  if (node.empty() || node.size() > kMaxNodeName || ttl.count() <= 0) {
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("token: want a node's name of 1 to {} bytes and a life", kMaxNodeName));
+  }
   const int64_t now = now_seconds();
-  const json claims{{"iss", kIssuer},
-                    {"aud", json::array({kAudience})},
-                    {"sub", kAgentSubject},
-                    {"iat", now},
-                    {"exp", now + ttl.count()},
-                    {"kubernetes.io", {{"node", {{"name", node}}}}}};
-  const std::string text = encode64(json{{"alg", "ES256"}, {"typ", "JWT"}}.dump()) + "." + encode64(claims.dump());
-  const std::unique_ptr<EVP_MD_CTX, MdFree> context(EVP_MD_CTX_new());
+  const json claims{{"iss", kIssuer},           {"aud", json::array({kAudience})},
+                    {"sub", kAgentSubject},     {"iat", now},
+                    {"exp", now + ttl.count()}, {"kubernetes.io", {{"node", {{"name", node}}}}}};
+  const std::string text =
+      encode64(json{{"alg", "ES256"}, {"typ", "JWT"}}.dump()) + "." + encode64(claims.dump());
+  const DigestPtr context(EVP_MD_CTX_new());
   size_t length = 0;
   const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
   if (EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, impl_->key.get()) != 1 ||
       EVP_DigestSign(context.get(), nullptr, &length, bytes, text.size()) != 1) {
-    return Error(ErrorKind::kTls, "token signature");
+    return openssl_error("sign token");
   }
   std::vector<unsigned char> der(length);
-  if (EVP_DigestSign(context.get(), der.data(), &length, bytes, text.size()) != 1) return Error(ErrorKind::kTls, "token signature");
+  if (EVP_DigestSign(context.get(), der.data(), &length, bytes, text.size()) != 1)
+    return openssl_error("sign token");
   der.resize(length);
   FL_TRY_ASSIGN(const std::string raw, raw_signature(der));
   return text + "." + encode64(raw);
@@ -176,14 +167,17 @@ Result<Caller> NodeTokens::authenticate(std::string_view token) const {
   const size_t second = first == std::string_view::npos ? first : token.find('.', first + 1);
   if (second == std::string_view::npos) return denied("not a JWT");
   FL_TRY_ASSIGN(const json header, part(token.substr(0, first)));
+  // An extension that we would have to understand and do not (RFC 7515 §4.1.11).
+  if (header.contains("crit")) return denied("has critical header parameters");
   // Only the algorithm of our own key: never what the token would like (RFC 8725 §3.1).
   if (string_at(header, json::json_pointer("/alg")) != "ES256") return denied("algorithm is not ES256");
   FL_TRY_ASSIGN(const std::string raw, decode64(token.substr(second + 1)));
   FL_TRY_ASSIGN(const auto der, der_signature(raw));
-  const std::unique_ptr<EVP_MD_CTX, MdFree> context(EVP_MD_CTX_new());
+  const DigestPtr context(EVP_MD_CTX_new());
   const auto* signed_bytes = reinterpret_cast<const unsigned char*>(token.data());
   if (EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, impl_->key.get()) != 1 ||
       EVP_DigestVerify(context.get(), der.data(), der.size(), signed_bytes, second) != 1) {
+    ERR_clear_error();
     return denied("signature does not verify");
   }
   FL_TRY_ASSIGN(const json claims, part(token.substr(first + 1, second - first - 1)));

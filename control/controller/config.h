@@ -1,4 +1,5 @@
-// The controller's configuration: one YAML file, one plain struct with its defaults here. Unknown keys are errors.
+// The controller's configuration: one YAML file, one plain struct with its defaults here. Unknown keys are
+// errors.
 #pragma once
 
 #include <string>

@@ -1,4 +1,6 @@
+#include "base/net_types.h"
 #include "base/reader_yaml.h"
+#include "base/spiffe_id.h"
 #include "control/controller/config.h"
 
 namespace fairlead::controller {
@@ -7,16 +9,25 @@ Result<ControllerConfig> load_config(const std::string& path) {
   ControllerConfig config;
   using R = YamlReader;
   FL_TRY(R::read(path, {
-      {"listen", R::text(config.listen)},
-      {"source", R::section({{"directory", R::text(config.source.directory)}})},
-      {"stateDirectory", R::text(config.state_directory)},
-      {"trustDomain", R::text(config.trust_domain)},
-      {"clusterDomain", R::text(config.cluster_domain)},
-      {"clusterId", R::text(config.cluster_id)},
-      {"rootNamespace", R::text(config.root_namespace)},
-      {"log", R::section({{"level", R::level(config.log_level)}})},
-  }));
-  if (config.source.directory.empty()) return Error(ErrorKind::kInvalidArgument, fmt::format("{}: 'source.directory' is required", path));
+                           {"listen", R::text(config.listen)},
+                           {"source", R::section({{"directory", R::text(config.source.directory)}})},
+                           {"stateDirectory", R::text(config.state_directory)},
+                           {"trustDomain", R::text(config.trust_domain)},
+                           {"clusterDomain", R::text(config.cluster_domain)},
+                           {"clusterId", R::text(config.cluster_id)},
+                           {"rootNamespace", R::text(config.root_namespace)},
+                           {"log", R::section({{"level", R::level(config.log_level)}})},
+                       }));
+  if (config.source.directory.empty())
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: 'source.directory' is required", path));
+  if (!SocketAddress::parse(config.listen)) {
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: listen: got '{}', want IP:PORT", path, config.listen));
+  }
+  // It becomes part of every identity: what would fail there fails here.
+  if (const auto id = SpiffeId::make(config.trust_domain, "default", "default"); !id) {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: trustDomain: {}", path, id.error().text()));
+  }
   return config;
 }
 

@@ -13,8 +13,10 @@ constexpr int kFailure = 1;
 constexpr int kUsage = 2;
 constexpr std::string_view kHelp =
     "Usage: fairlead-controller --config FILE                            serve\n"
-    "       fairlead-controller token --config FILE --node NAME [--ttl 24h]  print the token of a node's agent\n"
-    "       fairlead-controller --check-config --config FILE             say what is wrong with the configuration\n"
+    "       fairlead-controller token --config FILE --node NAME [--ttl 24h]  print the token of a node's "
+    "agent\n"
+    "       fairlead-controller --check-config --config FILE             say what is wrong with "
+    "configuration and manifests\n"
     "       fairlead-controller --version | --help\n";
 
 struct Arguments {
@@ -36,7 +38,10 @@ std::optional<Arguments> parse(int argc, char** argv) {
       arguments.node = argv[++i];
     } else if (word == "--ttl" && has_value) {
       const auto ttl = parse_duration(argv[++i]);
-      if (!ttl) return std::nullopt;
+      if (!ttl) {
+        std::fprintf(stderr, "fairlead-controller: --ttl: %s\n", ttl.error().text().c_str());
+        return std::nullopt;
+      }
       arguments.ttl = *ttl;
     } else if (word == "token" && i == 1) {
       arguments.command = Arguments::Command::kToken;
@@ -66,9 +71,20 @@ int print_token(const ControllerConfig& config, const Arguments& arguments) {
   }
   const auto tokens = ca::NodeTokens::open(config.state_directory);
   if (!tokens) return fail(tokens.error());
-  const auto token = (*tokens)->issue(arguments.node, std::chrono::duration_cast<std::chrono::seconds>(arguments.ttl));
+  const auto token =
+      (*tokens)->issue(arguments.node, std::chrono::duration_cast<std::chrono::seconds>(arguments.ttl));
   if (!token) return fail(token.error());
   std::puts(token->c_str());
+  return 0;
+}
+
+int check(const ControllerConfig& config) {
+  const auto lines = check_manifests(config);
+  if (!lines) {
+    std::fprintf(stderr, "%s\n", lines.error().text().c_str());
+    return kFailure;
+  }
+  for (const std::string& line : *lines) std::fprintf(stderr, "%s\n", line.c_str());
   return 0;
 }
 
@@ -92,7 +108,7 @@ int main(int argc, char** argv) {
     return kUsage;
   }
   log::set_level(config->log_level);
-  if (arguments->command == Arguments::Command::kCheck) return 0;
+  if (arguments->command == Arguments::Command::kCheck) return check(*config);
   if (arguments->command == Arguments::Command::kToken) return print_token(*config, *arguments);
   const Result<void> result = Controller(*config).run();
   return result ? 0 : fail(result.error());
@@ -101,4 +117,6 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace fairlead::controller
 
-int main(int argc, char** argv) { return fairlead::controller::main(argc, argv); }
+int main(int argc, char** argv) {
+  return fairlead::controller::main(argc, argv);
+}

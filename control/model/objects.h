@@ -1,11 +1,13 @@
-// The Kubernetes objects that Fairlead reads, reduced to what it uses. Plain values; where they come from (a directory of
-// manifests, an API server) is the source's affair. Addresses are text as written; translate.cc judges them.
+// The Kubernetes objects that Fairlead reads, reduced to what it uses. Plain values; where they come from (a
+// directory of manifests, an API server) is the source's affair. Addresses are text as written; translate.cc
+// judges them.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fairlead::model {
@@ -23,7 +25,8 @@ struct Meta {
   std::string uid;
   Labels labels;
   Labels annotations;
-  std::string created;  // RFC 3339: sorts as text; the oldest wins in conflicts
+  std::string
+      created;  // RFC 3339 in UTC: sorts as text; the oldest wins in conflicts. Empty: younger than all
   Position at;
 };
 
@@ -41,6 +44,7 @@ struct Pod {
   std::string node;
   std::string service_account = "default";
   std::string phase;
+  std::optional<bool> ready;  // of the Ready condition; none: nobody says
   bool host_network = false;
   std::vector<std::string> addresses;
   std::vector<ContainerPort> ports;
@@ -48,7 +52,7 @@ struct Pod {
 
 struct ServicePort {
   uint16_t port = 0;
-  uint16_t target = 0;       // 0: by name
+  uint16_t target = 0;  // 0: by name
   std::string target_name;
 };
 
@@ -75,11 +79,12 @@ struct PolicySource {
   std::vector<std::string> namespaces, not_namespaces;
   std::vector<std::string> service_accounts, not_service_accounts;
   std::vector<std::string> ip_blocks, not_ip_blocks;
-  bool needs_http = false;  // has fields that only HTTP can decide
+  std::vector<std::string>
+      undecidable;  // names of its fields that a connection cannot answer: HTTP's and newer ones
 };
 struct PolicyOperation {
   std::vector<uint16_t> ports, not_ports;
-  bool needs_http = false;
+  std::vector<std::string> undecidable;
 };
 struct PolicyCondition {
   std::string key;
@@ -103,21 +108,27 @@ struct AuthorizationPolicy {
   std::vector<PolicyRule> rules;
 };
 
-struct ObjectSet {
-  std::vector<Namespace> namespaces;
-  std::vector<Pod> pods;
-  std::vector<Service> services;
-  std::vector<PeerAuthentication> peer_authentications;
-  std::vector<AuthorizationPolicy> authorization_policies;
-};
-
 // What an operator should know about an object: on its status, in logs, in `fairlead check`.
 struct Report {
   enum class Severity { kInfo, kWarning, kError };
   Severity severity = Severity::kWarning;
   std::string object;  // "AuthorizationPolicy ns/name"
   Position at;
+  std::string field;  // "rules[0].to[1].operation.methods"; empty: the object as a whole
   std::string message;
 };
+
+struct ObjectSet {
+  std::vector<Namespace> namespaces;
+  std::vector<Pod> pods;
+  std::vector<Service> services;
+  std::vector<PeerAuthentication> peer_authentications;
+  std::vector<AuthorizationPolicy> authorization_policies;
+  std::vector<Report> reports;  // what the source noticed and did not mind
+};
+
+[[nodiscard]] std::string_view to_string(Report::Severity severity) noexcept;
+// "file:line: AuthorizationPolicy ns/name: field: message"
+[[nodiscard]] std::string to_string(const Report& report);
 
 }  // namespace fairlead::model

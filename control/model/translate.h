@@ -1,11 +1,12 @@
-// Objects → what agents need: workloads, services and policies as wire resources, and who may ask for which identity.
-// Pure: the same set gives the same result. Semantics: docs of Istio's AuthorizationPolicy and PeerAuthentication for L4;
-// where they leave a choice the stricter reading is taken and reported.
+// Objects → what agents need: workloads, services and policies as wire resources, and who may ask for which
+// identity. Pure: the same set gives the same result. Semantics: docs of Istio's AuthorizationPolicy and
+// PeerAuthentication for L4; where they leave a choice the stricter reading is taken and reported.
 #pragma once
 
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "authorization.pb.h"
@@ -14,6 +15,10 @@
 #include "workload.pb.h"
 
 namespace fairlead::model {
+
+inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
+inline constexpr std::string_view kPortLevelPrefix = "converted_peer_authentication_";
+inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
 
 struct MeshSettings {
   std::string trust_domain = "cluster.local";
@@ -29,18 +34,11 @@ struct Mesh {
   std::vector<Report> reports;
 };
 
-Mesh translate(const ObjectSet& objects, const MeshSettings& settings);
+// What is wrong with a set as a whole. An error means that a policy may not say what its author meant: the
+// set must not come into force. translate() is safe without it, but then takes the stricter reading of each
+// such field.
+[[nodiscard]] std::vector<Report> validate(const ObjectSet& objects, const MeshSettings& settings);
 
-// Shared by the parts of the translation.
-[[nodiscard]] bool selects(const Labels& selector, const Labels& labels);
-[[nodiscard]] bool is_enrolled(const Pod& pod, const ObjectSet& objects);
-inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
-inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
-
-// policies.cc
-void translate_policies(const ObjectSet& objects, const MeshSettings& settings, Mesh& mesh);
-// The names of the selector policies, and of those made of PeerAuthentications, that apply to a pod; adds the latter to
-// `mesh.policies`.
-std::vector<std::string> policies_of(const Pod& pod, const ObjectSet& objects, const MeshSettings& settings, Mesh& mesh);
+[[nodiscard]] Mesh translate(const ObjectSet& objects, const MeshSettings& settings);
 
 }  // namespace fairlead::model

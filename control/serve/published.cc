@@ -3,17 +3,21 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
+#include "base/net_types.h"
+
 namespace fairlead::serve {
 namespace {
 
-// Maps serialise in any order otherwise: equal content must give equal bytes, or every restart would push everything.
+// Maps serialise in any order otherwise: equal content must give equal bytes, or every restart would push
+// everything.
 std::string deterministic_bytes(const google::protobuf::Message& message) {
   std::string bytes;
-  google::protobuf::io::StringOutputStream stream(&bytes);
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  message.SerializeToCodedStream(&coded);
-  coded.Trim();
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&coded);
+  }
   return bytes;
 }
 
@@ -24,23 +28,50 @@ std::string hash_of(const std::string& bytes) {
   return fmt::format("{:016x}", hash);
 }
 
-template <class Messages>
-void encode_all(std::string_view type, const Messages& messages, Published& published) {
-  auto& resources = published.types[std::string(type)];
-  for (const auto& [name, message] : messages) {
-    auto any = std::make_shared<google::protobuf::Any>();
-    any->set_type_url(std::string(type));
-    any->set_value(deterministic_bytes(message));
-    resources[name] = {hash_of(any->value()), any};
+PublishedResource encode_one(std::string_view type, const google::protobuf::Message& message) {
+  auto any = std::make_shared<google::protobuf::Any>();
+  any->set_type_url(std::string(type));
+  any->set_value(deterministic_bytes(message));
+  return {hash_of(any->value()), any, {}};
+}
+
+void add_alias(const std::string& network, const std::string& octets, PublishedResource& resource) {
+  if (const auto address = IpAddress::from_octets(octets))
+    resource.aliases.push_back(network + "/" + address->to_string());
+}
+
+void encode_address(const std::string& name, const istio::workload::Address& message, PublishedType& type) {
+  PublishedResource resource = encode_one(kAddressType, message);
+  if (message.has_workload()) {
+    const auto& workload = message.workload();
+    // Pods of the host's network share its address: it says nothing about which of them is meant.
+    if (workload.network_mode() != istio::workload::HOST_NETWORK) {
+      for (const std::string& octets : workload.addresses()) add_alias(workload.network(), octets, resource);
+    }
+    for (const auto& [service, ports] : workload.services()) type.members[service].insert(name);
+  } else {
+    for (const auto& address : message.service().addresses())
+      add_alias(address.network(), address.address(), resource);
   }
+  for (const std::string& alias : resource.aliases) type.by_alias[alias].insert(name);
+  type.resources[name] = std::move(resource);
 }
 
 }  // namespace
 
+const PublishedType& Published::of(const std::string& type) const {
+  static const PublishedType kNone;
+  const auto found = types.find(type);
+  return found == types.end() ? kNone : found->second;
+}
+
 PublishedPtr encode(const model::Mesh& mesh) {
   auto published = std::make_shared<Published>();
-  encode_all(kAddressType, mesh.addresses, *published);
-  encode_all(kPolicyType, mesh.policies, *published);
+  PublishedType& addresses = published->types[std::string(kAddressType)];
+  for (const auto& [name, message] : mesh.addresses) encode_address(name, message, addresses);
+  PublishedType& policies = published->types[std::string(kPolicyType)];
+  for (const auto& [name, message] : mesh.policies)
+    policies.resources[name] = encode_one(kPolicyType, message);
   published->identities_by_node = mesh.identities_by_node;
   return published;
 }

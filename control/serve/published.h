@@ -1,4 +1,5 @@
-// One state of the mesh as it is served: every resource encoded once, its version the hash of its bytes.
+// One state of the mesh as it is served: every resource encoded once and shared by all streams, its version
+// the hash of its bytes. Immutable once made. Thread: any.
 #pragma once
 
 #include <google/protobuf/any.pb.h>
@@ -7,6 +8,8 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/spiffe_id.h"
 #include "control/model/translate.h"
@@ -19,11 +22,22 @@ inline constexpr std::string_view kPolicyType = "type.googleapis.com/istio.secur
 struct PublishedResource {
   std::string version;
   std::shared_ptr<const google::protobuf::Any> body;
+  std::vector<std::string> aliases;  // "network/ip": by these too an agent may ask for it
+};
+
+struct PublishedType {
+  std::map<std::string, PublishedResource> resources;
+  std::map<std::string, std::set<std::string>> by_alias;
+  // Who asks for a service wants its workloads as well.
+  std::map<std::string, std::set<std::string>> members;
 };
 
 struct Published {
-  std::map<std::string, std::map<std::string, PublishedResource>> types;  // type → name → resource
+  std::map<std::string, PublishedType> types;
   std::map<std::string, std::set<SpiffeId>> identities_by_node;
+
+  // An empty type for one that is not served.
+  [[nodiscard]] const PublishedType& of(const std::string& type) const;
 };
 using PublishedPtr = std::shared_ptr<const Published>;
 

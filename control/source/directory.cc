@@ -2,10 +2,12 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -17,6 +19,8 @@ namespace fairlead::source {
 namespace {
 
 constexpr int kDebounceMs = 50;
+constexpr int kRetryMs = 1000;                        // until a directory that is gone is looked for again
+constexpr std::chrono::milliseconds kMaxDelay{1000};  // a directory that never rests is read all the same
 constexpr size_t kMaxFiles = 10000;
 constexpr size_t kMaxFileBytes = 64 << 20;
 
@@ -30,7 +34,8 @@ Result<std::vector<std::string>> list_manifests(const std::string& path) {
   std::vector<std::string> names;
   while (const dirent* entry = ::readdir(directory.get())) {
     if (is_manifest(entry->d_name)) names.push_back(path + "/" + entry->d_name);
-    if (names.size() > kMaxFiles) return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} manifests", path, kMaxFiles));
+    if (names.size() > kMaxFiles)
+      return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} manifests", path, kMaxFiles));
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -46,8 +51,7 @@ class DirectorySource final : public Source {
     if (!inotify_) return Error::from_errno("inotify_init1");
     wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!wake_) return Error::from_errno("eventfd");
-    constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF;
-    if (::inotify_add_watch(inotify_.get(), path_.c_str(), kEvents) < 0) return Error::from_errno(fmt::format("watch {}", path_));
+    FL_TRY(watch());
     on_change_ = std::move(on_change);
     thread_ = std::thread([this] { run(); });
     return {};
@@ -61,33 +65,82 @@ class DirectorySource final : public Source {
   }
 
  private:
-  // True: something changed; false: stop.
+  Result<void> watch() {
+    constexpr uint32_t kEvents = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE |
+                                 IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR;
+    const int number = ::inotify_add_watch(inotify_.get(), path_.c_str(), kEvents);
+    if (number < 0) return Error::from_errno(fmt::format("watch {}", path_));
+    watch_ = number;
+    return {};
+  }
+
+  // A file that was only just created is still being written, its IN_CLOSE_WRITE will come; a link is
+  // complete at once.
+  bool is_complete(const char* name) const {
+    struct stat status{};
+    return ::lstat((path_ + "/" + name).c_str(), &status) == 0 &&
+           (S_ISLNK(status.st_mode) || status.st_nlink > 1);
+  }
+
+  // True when what was read concerns the manifests. Events of a watch that was replaced still tell of a
+  // change.
+  bool drain() {
+    alignas(inotify_event) std::array<char, 16384> buffer;
+    bool changed = false;
+    for (;;) {
+      const ssize_t size = ::read(inotify_.get(), buffer.data(), buffer.size());
+      if (size <= 0) return changed;
+      for (size_t at = 0; at < static_cast<size_t>(size);) {
+        const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+        at += sizeof *event + event->len;
+        if ((event->mask & IN_CREATE) != 0 && !is_complete(event->name)) continue;
+        changed = true;
+        // The directory is another one now, or none.
+        if (event->wd == watch_ && (event->mask & (IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED)) != 0)
+          unwatch();
+      }
+    }
+  }
+
+  void unwatch() {
+    if (watch_ >= 0) (void)::inotify_rm_watch(inotify_.get(), watch_);  // ignoring: gone with its directory
+    watch_ = -1;
+  }
+
+  // False: stop. `changed`: within the time something did.
   bool wait(int timeout_ms, bool& changed) {
     std::array<pollfd, 2> fds = {pollfd{inotify_.get(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
-    changed = ::poll(fds.data(), fds.size(), timeout_ms) > 0 && (fds[0].revents & POLLIN) != 0;
-    std::array<char, 8192> events;
-    while (changed && ::read(inotify_.get(), events.data(), events.size()) > 0) {
+    const int ready = ::poll(fds.data(), fds.size(), timeout_ms);
+    changed = ready > 0 && (fds[0].revents & POLLIN) != 0 && drain();
+    return ready <= 0 || fds[1].revents == 0;
+  }
+
+  // False: stop. Returns once something has changed and then nothing for kDebounceMs; kMaxDelay bounds the
+  // latter.
+  bool wait_for_change() {
+    bool changed = false;
+    while (!changed) {
+      if (!wait(watch_ >= 0 ? -1 : kRetryMs, changed)) return false;
+      if (watch_ < 0 && watch()) changed = true;
     }
-    return fds[1].revents == 0;
+    const auto latest = std::chrono::steady_clock::now() + kMaxDelay;
+    while (changed && std::chrono::steady_clock::now() < latest) {
+      if (!wait(kDebounceMs, changed)) return false;
+    }
+    return true;
   }
 
   void run() {
-    for (;;) {
+    do {
       on_change_(read_directory(path_));
-      bool changed = false;
-      while (!changed) {
-        if (!wait(-1, changed)) return;
-      }
-      while (changed) {  // more may follow: wait until it is quiet
-        if (!wait(kDebounceMs, changed)) return;
-      }
-    }
+    } while (wait_for_change());
   }
 
   std::string path_;
   OnChange on_change_;
   UniqueFd inotify_;
   UniqueFd wake_;
+  int watch_ = -1;  // none: the directory is gone
   std::thread thread_;
 };
 
@@ -110,6 +163,8 @@ Result<model::ObjectSet> read_directory(const std::string& path) {
   return objects;
 }
 
-std::unique_ptr<Source> watch_directory(std::string path) { return std::make_unique<DirectorySource>(std::move(path)); }
+std::unique_ptr<Source> watch_directory(std::string path) {
+  return std::make_unique<DirectorySource>(std::move(path));
+}
 
 }  // namespace fairlead::source

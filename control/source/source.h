@@ -20,12 +20,16 @@ class Source {
   virtual void stop() = 0;
 };
 
-// Watches *.yaml and *.yml of one directory (inotify, quiet for kDebounce before it reads).
+// Watches *.yaml and *.yml of one directory (inotify; it is read once it has been quiet for 50 ms). Whoever
+// writes there should rename finished files into place: half a manifest may parse. A directory that goes is
+// an error, looked for again.
 std::unique_ptr<Source> watch_directory(std::string path);
 
-// All manifests of a directory, in the order of their names. Every error is one line `file:line: what, want …`.
+// All manifests of a directory, in the order of their names. kInvalidArgument with one line `file:line: what:
+// got …, want …` for every error.
 Result<model::ObjectSet> read_directory(const std::string& path);
 // One file's documents added to `objects`.
-void read_manifests(const std::string& file, const std::string& content, model::ObjectSet& objects, std::string& errors);
+void read_manifests(const std::string& file, const std::string& content, model::ObjectSet& objects,
+                    std::string& errors);
 
 }  // namespace fairlead::source
