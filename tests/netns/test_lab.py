@@ -1,4 +1,5 @@
 """The lab itself: it leaves nothing behind, labs live side by side, errors say what to do."""
+import json
 import os
 import subprocess
 
@@ -30,10 +31,23 @@ def traces(name):
     return {**{kind: sorted(line for line in lines if name in line) for kind, lines in found.items()}, "processes": processes}
 
 
-def programs():
-    """Ids of the BPF programs that are loaded and carry our names."""
-    text = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True).stdout
-    return {line.split(":")[0] for line in text.splitlines() if " name fl_" in line or " name standin_" in line}
+def bpftool(*arguments):
+    done = subprocess.run(["bpftool", "-j", *arguments], capture_output=True, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 and done.stdout else {}
+
+
+def links_of(name):
+    """(link id, program id) of every link that the lab has pinned."""
+    found = set()
+    for path in traces(name)["pins"]:
+        link = bpftool("link", "show", "pinned", path)
+        if isinstance(link, dict) and "prog_id" in link:
+            found.add((link["id"], link["prog_id"]))
+    return found
+
+
+def alive(links):
+    return [link for link in links if "id" in bpftool("prog", "show", "id", str(link[1]))]
 
 
 def fds():
@@ -58,16 +72,17 @@ def answers(bed):
 
 def test_down_leaves_nothing(fresh):
     assert traces(fresh.lab) == NOTHING
-    open_before, loaded_before = fds(), programs()
+    open_before = fds()
     fresh.up()
     answers(fresh)
     there = traces(fresh.lab)
     assert all(there[kind] for kind in NOTHING if kind != "mounts"), there
-    assert programs() > loaded_before
+    links = links_of(fresh.lab)
+    assert len(links) > 10 and len(alive(links)) == len(links)
     fresh.down()
     assert traces(fresh.lab) == NOTHING
     assert fds() == open_before
-    eventually(lambda: programs() <= loaded_before, 10, "BPF programs stay loaded")
+    eventually(lambda: not alive(links), 10, "BPF programs stay loaded")
 
 
 def test_down_after_everything_was_killed(fresh):

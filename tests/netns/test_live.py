@@ -1,7 +1,7 @@
 """Pods and Services that come and go while the mesh runs."""
 import pytest
 
-from bed import LabError, eventually, is_refused
+from bed import LabError, eventually, is_refused, is_refused_at_once
 
 POD = """
 apiVersion: v1
@@ -34,7 +34,7 @@ def answers(bed):
 
 def test_pod_that_comes_is_an_endpoint_and_one_that_goes_is_none(bed):
     with bed.applied(SERVICE, KEY, FIRST, SECOND):
-        eventually(lambda: who(bed).get("failed") == "ConnectionRefusedError", 10, "no endpoint: refused at once")
+        eventually(lambda: is_refused_at_once(who(bed)), 10, "no endpoint: refused at once")
         bed.apply(POD.format(name="late-1", node="node2"))
         assert answers(bed)["pod"] == "late-1"
         bed.apply(POD.format(name="late-2", node="node1"))
@@ -43,7 +43,7 @@ def test_pod_that_comes_is_an_endpoint_and_one_that_goes_is_none(bed):
         bed.delete(FIRST)
         eventually(lambda: all(answers(bed)["pod"] == "late-2" for _ in range(10)), 10, "the pod that went is still used")
         bed.delete(SECOND)
-        eventually(lambda: who(bed).get("failed") == "ConnectionRefusedError", 10, "no endpoint left: refused at once")
+        eventually(lambda: is_refused_at_once(who(bed)), 10, "no endpoint left: refused at once")
 
 
 def test_new_pod_is_a_client_from_its_first_byte(bed):
