@@ -99,6 +99,8 @@ bool Tunnel::open_records() {
   while (!received_.empty()) {
     auto opened = opener_.open(received_.span());
     if (!opened) {
+      const tls::Alert owed = opener_.alert();
+      if (owed != tls::Alert::kCloseNotify && sealer_.fatal(owed, sealed_)) (void)send_sealed();  // ignoring: a courtesy
       close(true);
       return false;
     }
