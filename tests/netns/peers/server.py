@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""The application of the tests' pods. Port 8080: the client's first line says in JSON what to do. Port 9000: the server
-speaks first. Each further port of the command line behaves like 8080."""
+"""The application of the tests' pods. Ports 8080, 8084, 8086: the client's first line says in JSON what to do. Port 9000: the
+server speaks first. Each further port of the command line behaves like 8080."""
 import json
 import os
 import socket
@@ -131,7 +131,11 @@ def greet(sock, peer):
 
 
 def listen(port, behaviour):
-    listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+    """Both families in one socket; 8084 is a socket of IPv4 and 8086 one of IPv6 alone."""
+    if port == 8084:
+        listener = socket.create_server(("0.0.0.0", port), backlog=4096)
+    else:
+        listener = socket.create_server(("::", port), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=port != 8086)
     while True:
         sock, peer = listener.accept()
         print(f"{time.time():.3f} accepted {peer[0]} {peer[1]} on {port}", flush=True)
@@ -140,7 +144,7 @@ def listen(port, behaviour):
 
 def main():
     threading.stack_size(256 << 10)
-    ports = {8080: serve, 9000: greet} | {int(port): serve for port in sys.argv[1:]}
+    ports = {8080: serve, 8084: serve, 8086: serve, 9000: greet} | {int(port): serve for port in sys.argv[1:]}
     threads = [threading.Thread(target=listen, args=item) for item in ports.items()]
     for thread in threads:
         thread.start()
