@@ -51,6 +51,7 @@ class StatusFile {
   std::condition_variable wake_;
   SetStatus status_;
   bool dirty_ = false;
+  bool urgent_ = false;  // do not wait for kMinInterval
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -73,7 +73,7 @@ void StatusFile::set(SetStatus status) {
   {
     const std::lock_guard lock(mutex_);
     status_ = std::move(status);
-    dirty_ = true;
+    dirty_ = urgent_ = true;
   }
   wake_.notify_all();
 }
@@ -90,14 +90,15 @@ void StatusFile::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return dirty_; });
-    dirty_ = false;
+    dirty_ = urgent_ = false;
     const bool last = stopping_;
     const SetStatus status = status_;
     lock.unlock();
     write(status);
     lock.lock();
     if (last) return;
-    wake_.wait_for(lock, kMinInterval, [this] { return stopping_; });
+    // Agents that come and go are gathered; what is in force is told at once.
+    wake_.wait_for(lock, kMinInterval, [this] { return stopping_ || urgent_; });
   }
 }
 
