@@ -75,16 +75,16 @@ struct PeerAuthentication {
 };
 
 struct PolicySource {
-  std::vector<std::string> principals, not_principals;
-  std::vector<std::string> namespaces, not_namespaces;
-  std::vector<std::string> service_accounts, not_service_accounts;
-  std::vector<std::string> ip_blocks, not_ip_blocks;
+  std::vector<std::string> principals{}, not_principals{};
+  std::vector<std::string> namespaces{}, not_namespaces{};
+  std::vector<std::string> service_accounts{}, not_service_accounts{};
+  std::vector<std::string> ip_blocks{}, not_ip_blocks{};
   std::vector<std::string>
       undecidable;  // names of its fields that a connection cannot answer: HTTP's and newer ones
 };
 struct PolicyOperation {
-  std::vector<uint16_t> ports, not_ports;
-  std::vector<std::string> undecidable;
+  std::vector<uint16_t> ports{}, not_ports{};
+  std::vector<std::string> undecidable{};
 };
 struct PolicyCondition {
   std::string key;

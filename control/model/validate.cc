@@ -160,8 +160,10 @@ class Validation {
   void principals(const Strings& values, const std::string& where) {
     patterns(values, where);
     for (const std::string& value : values) {
-      if (value.starts_with("spiffe://"))
+      if (value.starts_with("spiffe://")) {
         error(where, got(value, "TRUST-DOMAIN/ns/NAMESPACE/sa/NAME without spiffe://"));
+        continue;
+      }
       const size_t slash = value.find('/');
       // No alias magic: cluster.local is a trust domain like any other.
       if (slash != std::string::npos && slash != 0 && !value.starts_with('*') &&
