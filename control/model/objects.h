@@ -79,8 +79,8 @@ struct PolicySource {
   std::vector<std::string> namespaces{}, not_namespaces{};
   std::vector<std::string> service_accounts{}, not_service_accounts{};
   std::vector<std::string> ip_blocks{}, not_ip_blocks{};
-  std::vector<std::string>
-      undecidable;  // names of its fields that a connection cannot answer: HTTP's and newer ones
+  // Names of its fields that a connection cannot answer: those of HTTP and newer ones.
+  std::vector<std::string> undecidable{};
 };
 struct PolicyOperation {
   std::vector<uint16_t> ports{}, not_ports{};
