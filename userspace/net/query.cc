@@ -6,6 +6,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <unordered_map>
 
@@ -63,8 +65,9 @@ class Client final : public IoHandler, public Deferred {
       if (got->state == IoState::kWouldBlock) return;
       in_.commit(got->bytes);
       const std::string_view text(reinterpret_cast<const char*>(in_.data()), in_.size());
-      if (const size_t newline = text.find('\n'); newline != std::string_view::npos) return answer(text.substr(0, newline));
-      if (in_.size() > kMaxQueryLine) return finish();
+      const size_t newline = text.find('\n');
+      if (std::min(newline, text.size()) > kMaxQueryLine) return finish();
+      if (newline != std::string_view::npos) return answer(text.substr(0, newline));
     }
   }
 

@@ -1,0 +1,437 @@
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "hbone/connection.h"
+#include "hbone/frame.h"
+#include "hbone/limits.h"
+
+namespace fairlead::hbone {
+namespace {
+
+// One end of a stream, as a test sees it.
+struct Recorder final : StreamHandler {
+  void on_response(int code) override { status = code; }
+  void on_data(std::span<const uint8_t> payload) override {
+    data.append(reinterpret_cast<const char*>(payload.data()), payload.size());
+    if (auto_consume) connection->consume(id, payload.size());
+  }
+  void on_end() override { ended = true; }
+  void on_reset(ErrorCode code) override { reset = static_cast<int>(code); }
+  void on_writable() override { ++writable; }
+  Connection* connection = nullptr;
+  StreamId id = 0;
+  std::string data;
+  int status = 0;
+  bool ended = false;
+  int reset = -1;
+  int writable = 0;
+  bool auto_consume = true;
+};
+
+struct Side final : ConnectionHandler {
+  Side(Connection::Role role, const Settings& settings) : connection(role, settings, *this) {}
+  StreamHandler* on_connect(StreamId id, const ConnectRequest& request) override {
+    requests.push_back(request);
+    if (!accept) return nullptr;
+    auto& stream = streams[id];
+    stream.connection = &connection;
+    stream.id = id;
+    stream.auto_consume = auto_consume;
+    return &stream;
+  }
+  void on_goaway(ErrorCode code) override { goaway = static_cast<int>(code); }
+  void on_output() override {}
+  void on_stream_closed(StreamId id) override { closed.push_back(id); }
+  std::map<StreamId, Recorder> streams;
+  std::vector<ConnectRequest> requests;
+  std::vector<StreamId> closed;
+  int goaway = -1;
+  bool accept = true;
+  bool auto_consume = true;
+  Connection connection;
+};
+
+class Pair : public ::testing::Test {
+ protected:
+  explicit Pair(Settings settings = {}) : client(Connection::Role::kClient, settings), server(Connection::Role::kServer, settings) {}
+
+  // Moves everything both ways until nothing moves, in pieces of a random size.
+  void exchange() {
+    for (bool moved = true; moved;) {
+      moved = carry(client, server);
+      moved = carry(server, client) || moved;
+    }
+  }
+  bool carry(Side& from, Side& to) {
+    Buffer bytes;
+    bytes.swap(from.connection.output());
+    const bool any = !bytes.empty();
+    while (!bytes.empty()) {
+      const size_t piece = std::min<size_t>(bytes.size(), 1 + random() % (chop ? 700 : 100000));
+      const auto result = to.connection.receive(bytes.span().first(piece));
+      if (!result) last_error = result.error().text();
+      bytes.consume(piece);
+    }
+    from.connection.output_drained();
+    return any;
+  }
+  Recorder& open(const std::string& authority = "10.0.0.1:80") {
+    recorders.push_back(std::make_unique<Recorder>());
+    Recorder& stream = *recorders.back();
+    const auto id = client.connection.open({authority, "for=\"1.2.3.4:5\"", "", ""}, stream);
+    EXPECT_TRUE(id);
+    stream.connection = &client.connection;
+    stream.id = id ? *id : 0;
+    return stream;
+  }
+  Recorder& accepted(Recorder& stream) {
+    exchange();
+    server.connection.respond(stream.id, 200);
+    exchange();
+    return server.streams.at(stream.id);
+  }
+  static size_t write(Connection& connection, StreamId id, std::string_view text) {
+    size_t written = 0;
+    while (written < text.size()) {
+      const size_t room = std::min(connection.writable(id), text.size() - written);
+      if (room == 0) break;
+      auto into = connection.prepare_data(id, room);
+      std::copy_n(text.begin() + static_cast<ptrdiff_t>(written), room, into.begin());
+      connection.commit_data(id, room, false);
+      written += room;
+    }
+    return written;
+  }
+
+  std::minstd_rand random{7};
+  bool chop = true;
+  std::string last_error;
+  std::vector<std::unique_ptr<Recorder>> recorders;
+  Side client;
+  Side server;
+};
+
+TEST_F(Pair, ConnectCarriesItsHeadersAndIsAnswered) {
+  Recorder& stream = open("[fd00::1]:8080");
+  accepted(stream);
+  ASSERT_EQ(server.requests.size(), 1u);
+  EXPECT_EQ(server.requests[0].authority, "[fd00::1]:8080");
+  EXPECT_EQ(server.requests[0].forwarded, "for=\"1.2.3.4:5\"");
+  EXPECT_EQ(stream.status, 200);
+}
+
+TEST_F(Pair, DataGoesBothWaysAndHalfCloses) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  EXPECT_EQ(write(client.connection, stream.id, "hello"), 5u);
+  client.connection.end(stream.id);
+  exchange();
+  EXPECT_EQ(other.data, "hello");
+  EXPECT_TRUE(other.ended);
+  EXPECT_FALSE(stream.ended);
+  EXPECT_EQ(write(server.connection, stream.id, "late answer"), 11u);
+  server.connection.end(stream.id);
+  exchange();
+  EXPECT_EQ(stream.data, "late answer");
+  EXPECT_TRUE(stream.ended);
+  EXPECT_EQ(client.connection.open_streams(), 0u);
+  EXPECT_EQ(server.connection.open_streams(), 0u);
+  EXPECT_EQ(server.closed, std::vector<StreamId>{stream.id});
+}
+
+TEST_F(Pair, NothingIsWritableBeforeTheAnswerOnTheServerAndAfterTheEnd) {
+  Recorder& stream = open();
+  exchange();
+  EXPECT_EQ(server.connection.writable(stream.id), 0u);
+  server.connection.respond(stream.id, 200);
+  EXPECT_GT(server.connection.writable(stream.id), 0u);
+  server.connection.end(stream.id);
+  EXPECT_EQ(server.connection.writable(stream.id), 0u);
+}
+
+TEST_F(Pair, ARefusalEndsTheStream) {
+  Recorder& stream = open();
+  exchange();
+  server.connection.respond(stream.id, 401);
+  exchange();
+  EXPECT_EQ(stream.status, 401);
+  EXPECT_EQ(client.connection.open_streams(), 0u) << "the RST_STREAM behind the answer ends it";
+  EXPECT_EQ(server.connection.open_streams(), 0u);
+}
+
+TEST_F(Pair, ASlowReaderStopsItsOwnStreamAtItsWindowAndNobodyElse) {
+  server.auto_consume = false;
+  Recorder& slow = open();
+  Recorder& slow_end = accepted(slow);
+  server.auto_consume = true;
+  Recorder& fast = open();
+  Recorder& fast_end = accepted(fast);
+  const std::string megabyte(1 << 20, 'x');
+  size_t sent = 0;
+  for (int round = 0; round < 20; ++round) {
+    sent += write(client.connection, slow.id, megabyte);
+    exchange();
+  }
+  EXPECT_EQ(sent, Settings{}.initial_window);
+  EXPECT_EQ(slow_end.data.size(), sent);
+  size_t through = 0;
+  for (int round = 0; round < 40 && through < megabyte.size(); ++round) {
+    through += write(client.connection, fast.id, std::string_view(megabyte).substr(through));
+    exchange();
+  }
+  EXPECT_EQ(fast_end.data.size(), megabyte.size());
+  slow_end.connection->consume(slow.id, slow_end.data.size());
+  exchange();
+  EXPECT_GT(slow.writable, 0) << "credit wakes the writer";
+  EXPECT_GT(client.connection.writable(slow.id), 0u);
+}
+
+TEST_F(Pair, AWindowGrowsWhileItsReaderKeepsUp) {
+  chop = false;
+  Recorder& stream = open();
+  Recorder& end = accepted(stream);
+  const std::string chunk(128 * 1024, 'y');
+  for (int round = 0; round < 200; ++round) {
+    write(client.connection, stream.id, chunk);
+    exchange();
+  }
+  end.auto_consume = false;
+  size_t burst = 0;
+  for (int round = 0; round < 200; ++round) {
+    burst += write(client.connection, stream.id, chunk);
+    exchange();
+  }
+  EXPECT_GT(burst, 4u * Settings{}.initial_window);
+  EXPECT_LE(burst, Settings{}.max_window);
+}
+
+TEST_F(Pair, OutputIsBoundedWhileTheSocketIsFull) {
+  Recorder& stream = open();
+  accepted(stream);
+  const std::string big(8 << 20, 'z');
+  write(client.connection, stream.id, big);
+  EXPECT_LE(client.connection.output().size(), kMaxOutput + (1 << 20));
+  EXPECT_EQ(client.connection.writable(stream.id), 0u);
+  exchange();
+  EXPECT_GT(stream.writable, 0);
+}
+
+TEST_F(Pair, AResetReachesTheOtherSide) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  client.connection.reset(stream.id, ErrorCode::kCancel);
+  exchange();
+  EXPECT_EQ(other.reset, static_cast<int>(ErrorCode::kCancel));
+  EXPECT_EQ(server.connection.open_streams(), 0u);
+}
+
+TEST_F(Pair, GoawayLetsOpenStreamsGoOnAndTakesNoNewOnes) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  server.connection.goaway(ErrorCode::kNoError);
+  exchange();
+  EXPECT_EQ(client.goaway, 0);
+  Recorder late;
+  EXPECT_FALSE(client.connection.open({"10.0.0.1:80", "", "", ""}, late));
+  write(client.connection, stream.id, "still here");
+  exchange();
+  EXPECT_EQ(other.data, "still here");
+}
+
+TEST_F(Pair, StreamsAboveGoawaysLastIdAreRefusedAndSafeToRetry) {
+  Recorder& first = open();
+  accepted(first);
+  server.connection.goaway(ErrorCode::kNoError);
+  Recorder& second = open();  // crosses the GOAWAY on the wire
+  exchange();
+  EXPECT_EQ(second.reset, static_cast<int>(ErrorCode::kRefusedStream));
+  EXPECT_EQ(first.reset, -1);
+}
+
+TEST_F(Pair, TheServersLimitOfStreamsIsKept) {
+  for (size_t i = 0; i < kStreamsBeforeSettings; ++i) open();
+  exchange();
+  EXPECT_EQ(client.connection.stream_limit(), Settings{}.max_concurrent_streams);
+  while (client.connection.open_streams() < client.connection.stream_limit()) open();
+  Recorder one_more;
+  EXPECT_FALSE(client.connection.open({"10.0.0.1:80", "", "", ""}, one_more));
+}
+
+TEST_F(Pair, AbortTellsEveryStreamAndWritesNothing) {
+  Recorder& stream = open();
+  accepted(stream);
+  client.connection.output().clear();
+  client.connection.abort();
+  EXPECT_NE(stream.reset, -1);
+  EXPECT_TRUE(client.connection.output().empty());
+  EXPECT_EQ(client.connection.open_streams(), 0u);
+}
+
+TEST_F(Pair, RandomTrafficArrivesWholeOnEveryStream) {
+  struct Flow {
+    Recorder* here;
+    Recorder* there;
+    std::string sent, sent_back;
+    bool ended = false, ended_back = false;
+  };
+  std::vector<Flow> flows;
+  for (int i = 0; i < 12; ++i) {
+    Recorder& stream = open();
+    flows.push_back({&stream, &accepted(stream), {}, {}});
+  }
+  for (int step = 0; step < 3000; ++step) {
+    Flow& flow = flows[random() % flows.size()];
+    const std::string text(random() % 30000, static_cast<char>('a' + random() % 26));
+    if (random() % 2 == 0 && !flow.ended) {
+      flow.sent.append(text, 0, write(client.connection, flow.here->id, text));
+    } else if (!flow.ended_back) {
+      flow.sent_back.append(text, 0, write(server.connection, flow.here->id, text));
+    }
+    if (step > 2500 && random() % 20 == 0 && !flow.ended) {
+      client.connection.end(flow.here->id);
+      flow.ended = true;
+    }
+    if (step > 2500 && random() % 20 == 0 && !flow.ended_back) {
+      server.connection.end(flow.here->id);
+      flow.ended_back = true;
+    }
+    if (random() % 4 == 0) exchange();
+  }
+  exchange();
+  EXPECT_EQ(last_error, "");
+  for (const Flow& flow : flows) {
+    EXPECT_EQ(flow.there->data, flow.sent);
+    EXPECT_EQ(flow.here->data, flow.sent_back);
+    EXPECT_EQ(flow.there->ended, flow.ended);
+    EXPECT_EQ(flow.here->ended, flow.ended_back);
+  }
+}
+
+// ---- a hostile client ---------------------------------------------------------------------------------------------------
+
+std::string frame(FrameType type, uint8_t flags, StreamId stream, std::string_view payload) {
+  Buffer out;
+  append_header(out, static_cast<uint32_t>(payload.size()), type, flags, stream);
+  out.append(payload);
+  return {reinterpret_cast<const char*>(out.data()), out.size()};
+}
+std::string u32(uint32_t value) {
+  std::string out;
+  for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift);
+  return out;
+}
+std::string hello() { return std::string(kPreface) + frame(FrameType::kSettings, 0, 0, ""); }
+// HPACK without Huffman: literal fields without indexing, new names.
+std::string literal(std::string_view name, std::string_view value) {
+  std::string out(1, '\0');
+  out += static_cast<char>(name.size());
+  out += name;
+  out += static_cast<char>(value.size());
+  out += value;
+  return out;
+}
+std::string connect_block() { return literal(":method", "CONNECT") + literal(":authority", "10.0.0.1:80"); }
+
+struct Hostile {
+  const char* sentence;
+  std::string bytes;
+  ErrorCode code;
+};
+
+TEST(HostilePeer, IsEndedWithTheRightCode) {
+  const uint8_t both = kFlagEndHeaders;
+  std::string many_pings;
+  for (int i = 0; i < kMaxIdleFrames + 10; ++i) many_pings += frame(FrameType::kPing, kFlagAck, 0, "12345678");
+  std::string many_resets;
+  for (int i = 0; i < kMaxUnansweredResets + 10; ++i) {
+    const auto id = static_cast<StreamId>(2 * i + 1);
+    many_resets += frame(FrameType::kHeaders, both, id, connect_block()) + frame(FrameType::kRstStream, 0, id, u32(8));
+  }
+  std::string many_continuations = frame(FrameType::kHeaders, 0, 1, connect_block());
+  for (int i = 0; i <= kMaxContinuations; ++i) many_continuations += frame(FrameType::kContinuation, 0, 1, "");
+  std::string unread_pings;
+  for (int i = 0; i < 70000; ++i) unread_pings += frame(FrameType::kPing, 0, 0, "12345678");
+  const std::vector<Hostile> cases = {
+      {"not HTTP/2 at all", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", ErrorCode::kProtocolError},
+      {"first frame is not SETTINGS", std::string(kPreface) + frame(FrameType::kPing, 0, 0, "12345678"), ErrorCode::kProtocolError},
+      {"DATA on stream 0", hello() + frame(FrameType::kData, 0, 0, "x"), ErrorCode::kProtocolError},
+      {"DATA on an idle stream", hello() + frame(FrameType::kData, 0, 1, "x"), ErrorCode::kProtocolError},
+      {"HEADERS on an even stream", hello() + frame(FrameType::kHeaders, both, 2, connect_block()), ErrorCode::kProtocolError},
+      {"stream ids go backwards", hello() + frame(FrameType::kHeaders, both, 5, connect_block()) + frame(FrameType::kData, 0, 7, "x"), ErrorCode::kProtocolError},
+      {"frame longer than allowed", hello() + std::string("\xff\xff\xff\x00\x00\x00\x00\x00\x01", 9), ErrorCode::kFrameSizeError},
+      {"SETTINGS of wrong length", hello() + frame(FrameType::kSettings, 0, 0, "12345"), ErrorCode::kFrameSizeError},
+      {"SETTINGS ack with payload", hello() + frame(FrameType::kSettings, kFlagAck, 0, "123456"), ErrorCode::kFrameSizeError},
+      {"SETTINGS on a stream", hello() + frame(FrameType::kSettings, 0, 1, ""), ErrorCode::kProtocolError},
+      {"window size out of range", hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\4", 2) + u32(0x80000000)), ErrorCode::kFlowControlError},
+      {"frame size out of range", hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\5", 2) + u32(100)), ErrorCode::kProtocolError},
+      {"WINDOW_UPDATE of 0 on the connection", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0)), ErrorCode::kProtocolError},
+      {"connection window overflow", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0x7fffffff)), ErrorCode::kFlowControlError},
+      {"PING of wrong length", hello() + frame(FrameType::kPing, 0, 0, "1234567"), ErrorCode::kFrameSizeError},
+      {"RST_STREAM on an idle stream", hello() + frame(FrameType::kRstStream, 0, 1, u32(0)), ErrorCode::kProtocolError},
+      {"PUSH_PROMISE", hello() + frame(FrameType::kPushPromise, 0, 1, u32(2)), ErrorCode::kProtocolError},
+      {"CONTINUATION out of nothing", hello() + frame(FrameType::kContinuation, 0, 1, "x"), ErrorCode::kProtocolError},
+      {"another frame inside a header block", hello() + frame(FrameType::kHeaders, 0, 1, connect_block()) + frame(FrameType::kPing, 0, 0, "12345678"), ErrorCode::kProtocolError},
+      {"endless CONTINUATION", hello() + many_continuations, ErrorCode::kEnhanceYourCalm},
+      {"broken HPACK", hello() + frame(FrameType::kHeaders, both, 1, "\xff\xff\xff\xff\xff\xff"), ErrorCode::kCompressionError},
+      {"padding longer than the frame", hello() + frame(FrameType::kHeaders, both | kFlagPadded, 1, std::string("\xff", 1) + connect_block()), ErrorCode::kProtocolError},
+      {"DATA behind END_STREAM", hello() + frame(FrameType::kHeaders, both | kFlagEndStream, 1, connect_block()) + frame(FrameType::kData, 0, 1, "x"), ErrorCode::kStreamClosed},
+      {"a flood of frames that bring nothing", hello() + many_pings, ErrorCode::kEnhanceYourCalm},
+      {"rapid reset", hello() + many_resets, ErrorCode::kEnhanceYourCalm},
+      {"pings without reading the answers", hello() + unread_pings, ErrorCode::kEnhanceYourCalm},
+  };
+  for (const Hostile& c : cases) {
+    Side server(Connection::Role::kServer, Settings{});
+    const auto result = server.connection.receive({reinterpret_cast<const uint8_t*>(c.bytes.data()), c.bytes.size()});
+    ASSERT_FALSE(result) << c.sentence;
+    EXPECT_EQ(result.error().code(), static_cast<int>(c.code)) << c.sentence << ": " << result.error().text();
+    EXPECT_LT(server.connection.output().size(), 2u * kMaxOutputHard) << c.sentence;
+    EXPECT_EQ(server.connection.open_streams(), 0u) << c.sentence;
+  }
+}
+
+TEST(HostilePeer, StreamErrorsLeaveTheConnectionAlone) {
+  const uint8_t both = kFlagEndHeaders;
+  const std::vector<std::pair<const char*, std::string>> blocks = {
+      {"GET", literal(":method", "GET") + literal(":authority", "a:1")},
+      {"no authority", literal(":method", "CONNECT")},
+      {"a path on CONNECT", connect_block() + literal(":path", "/")},
+      {"pseudo-header behind regular", literal("x", "y") + connect_block()},
+      {"upper case", connect_block() + literal("X-Upper", "y")},
+      {"connection-specific", connect_block() + literal("connection", "close")},
+  };
+  Side server(Connection::Role::kServer, Settings{});
+  std::string bytes = hello();
+  StreamId id = 1;
+  for (const auto& [sentence, block] : blocks) {
+    bytes += frame(FrameType::kHeaders, both, id, block);
+    id += 2;
+  }
+  bytes += frame(FrameType::kHeaders, both, id, connect_block());
+  ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+  EXPECT_EQ(server.requests.size(), 1u) << "only the last one is a tunnel";
+  EXPECT_EQ(server.connection.open_streams(), 1u);
+}
+
+TEST(HostilePeer, MoreDataThanTheWindowEndsTheConnection) {
+  Settings small;
+  small.initial_window = 100;
+  Side server(Connection::Role::kServer, small);
+  server.auto_consume = false;
+  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) + frame(FrameType::kData, 0, 1, std::string(101, 'x'));
+  const auto result = server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code(), static_cast<int>(ErrorCode::kFlowControlError));
+}
+
+TEST(HostilePeer, PaddedDataIsCountedAndStripped) {
+  Side server(Connection::Role::kServer, Settings{});
+  const std::string padded = std::string("\x03", 1) + "hello" + std::string(3, '\0');
+  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) + frame(FrameType::kData, kFlagPadded, 1, padded);
+  for (const char byte : bytes) ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&byte), 1}));
+  EXPECT_EQ(server.streams.at(1).data, "hello");
+}
+
+}  // namespace
+}  // namespace fairlead::hbone

@@ -1,0 +1,86 @@
+#include <gtest/gtest.h>
+
+#include "proxy/resolve.h"
+#include "state/snapshot_builder.h"
+
+namespace fairlead::proxy {
+namespace {
+
+IpAddress ip(const std::string& text) { return *IpAddress::parse(text); }
+
+class Resolve : public ::testing::Test {
+ protected:
+  void add(const std::string& name, std::vector<std::string> addresses, bool mesh, bool in_place, bool healthy = true) {
+    istio::workload::Address message;
+    auto& out = *message.mutable_workload();
+    out.set_uid(name);
+    out.set_name(name);
+    out.set_namespace_("ns");
+    for (const auto& address : addresses) out.add_addresses(ip(address).to_octets());
+    if (mesh) out.set_tunnel_protocol(istio::workload::HBONE);
+    if (in_place) out.add_extensions()->set_name("fairlead.dev/in-place");
+    if (!healthy) out.set_status(istio::workload::UNHEALTHY);
+    auto& port = *(*out.mutable_services())["ns/svc"].add_ports();
+    port.set_service_port(80);
+    port.set_target_port(8080);
+    ASSERT_TRUE(builder.set_address(name, message));
+  }
+  void SetUp() override {
+    istio::workload::Address message;
+    auto& out = *message.mutable_service();
+    out.set_namespace_("ns");
+    out.set_hostname("svc");
+    out.add_addresses()->set_address(ip("10.96.0.1").to_octets());
+    out.add_addresses()->set_address(ip("fd00:96::1").to_octets());
+    out.add_ports()->set_service_port(80);
+    ASSERT_TRUE(builder.set_address("ns/svc", message));
+  }
+  Target to(const std::string& address, uint16_t port, std::vector<IpAddress> own = {}, size_t pick = 0) {
+    return resolve(*builder.build(), own, {ip(address), port}, [&](size_t count) { return pick % count; });
+  }
+  state::SnapshotBuilder builder;
+};
+
+TEST_F(Resolve, AServiceGoesToAnEndpointOnItsTargetPort) {
+  add("a", {"10.0.0.1"}, true, true);
+  const Target target = to("10.96.0.1", 80);
+  EXPECT_EQ(target.kind, Target::Kind::kTunnelInPlace);
+  EXPECT_EQ(target.endpoint.to_string(), "10.0.0.1:8080");
+  EXPECT_NE(target.service, nullptr);
+}
+
+TEST_F(Resolve, KeepsTheFamilyTheClientAskedFor) {
+  add("a", {"10.0.0.1", "fd00::1"}, true, true);
+  EXPECT_EQ(to("10.96.0.1", 80).endpoint.to_string(), "10.0.0.1:8080");
+  EXPECT_EQ(to("fd00:96::1", 80).endpoint.to_string(), "[fd00::1]:8080");
+}
+
+TEST_F(Resolve, TellsPlacementsApart) {
+  add("istio", {"10.0.0.1"}, true, false);
+  add("plain", {"10.0.0.2"}, false, false);
+  EXPECT_EQ(to("10.0.0.1", 9).kind, Target::Kind::kTunnelHbone);
+  EXPECT_EQ(to("10.0.0.2", 9).kind, Target::Kind::kPlain);
+  EXPECT_EQ(to("10.0.0.1", 9, {ip("10.0.0.1")}).kind, Target::Kind::kSelf);
+}
+
+TEST_F(Resolve, NeverPicksAnUnhealthyEndpoint) {
+  add("sick", {"10.0.0.1"}, true, true, false);
+  add("well", {"10.0.0.2"}, true, true);
+  for (size_t pick = 0; pick < 4; ++pick) EXPECT_EQ(to("10.96.0.1", 80, {}, pick).endpoint.ip, ip("10.0.0.2"));
+}
+
+TEST_F(Resolve, SpreadsOverAllEndpoints) {
+  add("a", {"10.0.0.1"}, true, true);
+  add("b", {"10.0.0.2"}, true, true);
+  EXPECT_NE(to("10.96.0.1", 80, {}, 0).endpoint, to("10.96.0.1", 80, {}, 1).endpoint);
+}
+
+TEST_F(Resolve, RefusesWhatNobodyServes) {
+  EXPECT_EQ(to("10.96.0.1", 80).kind, Target::Kind::kRefused);
+  add("a", {"10.0.0.1"}, true, true);
+  EXPECT_EQ(to("10.96.0.1", 81).kind, Target::Kind::kRefused);
+  EXPECT_EQ(to("192.0.2.1", 80).kind, Target::Kind::kRefused);
+}
+
+}  // namespace
+}  // namespace fairlead::proxy
