@@ -10,12 +10,18 @@ from .paths import STATE_ROOT, Names
 from .shell import LabError, wait_until
 
 
-def _write_object(names, item):
-    os.makedirs(names.source_directory(), exist_ok=True)
-    path = os.path.join(names.source_directory(), manifests.key(item).replace("/", "_") + ".yaml")
-    with open(path + ".tmp", "w") as file:
-        yaml.safe_dump(item, file, sort_keys=False)
-    os.rename(path + ".tmp", path)
+def _write_objects(names, items):
+    """Written beside the directory that the controller watches and moved there in one go: it sees all of them or none."""
+    staging = names.source_directory() + ".new"
+    for directory in (names.source_directory(), staging):
+        os.makedirs(directory, exist_ok=True)
+    files = []
+    for item in items:
+        files.append(manifests.key(item).replace("/", "_") + ".yaml")
+        with open(os.path.join(staging, files[-1]), "w") as file:
+            yaml.safe_dump(item, file, sort_keys=False)
+    for name in files:
+        os.rename(os.path.join(staging, name), os.path.join(names.source_directory(), name))
 
 
 def _remove_object(names, item):
@@ -52,8 +58,7 @@ def _build(names, state):
         topology.make_node(names, node, index, nodes)
         os.makedirs(cgroups.system(names.lab, node), exist_ok=True)
     topology.route_hub(names, nodes)
-    for item in state["objects"].values():
-        _write_object(names, item)
+    _write_objects(names, state["objects"].values())
     dns.write(names, state)
     for pod in memory.pods(state):
         pods.create(names, pod)
@@ -100,16 +105,16 @@ def apply(lab, paths):
     with memory.locked(lab) as names:
         state = memory.load(names)
         allocator = manifests.Allocator(state)
-        new_pods = []
+        items, new_pods = manifests.read(paths), []
         before = mesh.controller_status(names)
-        for item in manifests.read(paths):
+        for item in items:
             name = manifests.key(item)
             known = state["objects"].get(name)
             state["objects"][name] = manifests.complete(item, lab, state["nodes"], allocator, known)
             if item["kind"] == "Pod" and known is None:
                 new_pods.append(item)
         memory.save(names, state)
-        _refresh(names, state, before, list(state["objects"].values()))
+        _refresh(names, state, before, items)
         for pod in new_pods:
             pods.create(names, pod)
             if state["standin"] != "none":
@@ -141,8 +146,7 @@ def delete(lab, paths=(), keys=()):
 def _refresh(names, state, before, items):
     """Hands the objects to everybody concerned and waits until the controller and the agents have them."""
     pushes = _snapshot_versions(names, state)
-    for item in items:
-        _write_object(names, item)
+    _write_objects(names, items)
     dns.write(names, state)
     if state["standin"] != "none":
         standin.refresh(names, state)
