@@ -107,11 +107,12 @@ class DirectorySource final : public Source {
     watch_ = -1;
   }
 
-  // False: stop. `changed`: within the time something did.
-  bool wait(int timeout_ms, bool& changed) {
+  // False: stop. `changed`: within the time a manifest did. `active`: something happened in the directory.
+  bool wait(int timeout_ms, bool& changed, bool& active) {
     std::array<pollfd, 2> fds = {pollfd{inotify_.get(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
     const int ready = ::poll(fds.data(), fds.size(), timeout_ms);
-    changed = ready > 0 && (fds[0].revents & POLLIN) != 0 && drain();
+    active = ready > 0 && (fds[0].revents & POLLIN) != 0;
+    changed = active && drain();
     return ready <= 0 || fds[1].revents == 0;
   }
 
@@ -119,13 +120,16 @@ class DirectorySource final : public Source {
   // latter.
   bool wait_for_change() {
     bool changed = false;
+    bool active = true;
     while (!changed) {
-      if (!wait(watch_ >= 0 ? -1 : kRetryMs, changed)) return false;
+      if (!wait(watch_ >= 0 ? -1 : kRetryMs, changed, active)) return false;
       if (watch_ < 0 && watch()) changed = true;
     }
     const auto latest = std::chrono::steady_clock::now() + kMaxDelay;
-    while (changed && std::chrono::steady_clock::now() < latest) {
-      if (!wait(kDebounceMs, changed)) return false;
+    active = true;
+    // Any event keeps it waiting: a temporary file that is being written announces a change that is not there yet.
+    while (active && std::chrono::steady_clock::now() < latest) {
+      if (!wait(kDebounceMs, changed, active)) return false;
     }
     return true;
   }

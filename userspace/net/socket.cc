@@ -134,6 +134,8 @@ void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexc
 
 void set_reset_on_close(BorrowedFd fd) noexcept { set_option(fd, SOL_SOCKET, SO_LINGER, linger{1, 0}); }
 
+void set_end_on_close(BorrowedFd fd) noexcept { set_option(fd, SOL_SOCKET, SO_LINGER, linger{0, 0}); }
+
 void shutdown_write(BorrowedFd fd) noexcept {
   (void)::shutdown(fd.get(), SHUT_WR);  // ignoring: a dead socket reports itself on the next read
 }

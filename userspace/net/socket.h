@@ -53,6 +53,8 @@ void set_nodelay(BorrowedFd fd) noexcept;
 void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexcept;
 // The next close() sends RST instead of FIN: truncated data is never passed off as a clean end.
 void set_reset_on_close(BorrowedFd fd) noexcept;
+// Takes set_reset_on_close() back: close() sends what is left and a FIN.
+void set_end_on_close(BorrowedFd fd) noexcept;
 void shutdown_write(BorrowedFd fd) noexcept;
 
 }  // namespace fairlead::net

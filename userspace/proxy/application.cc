@@ -23,6 +23,7 @@ Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_
   Result<UniqueFd> socket = co_await pod->take_socket(family);
   if (!socket) co_return Error(std::move(socket).error());
   ApplicationSocket application{std::move(*socket), {}};
+  net::set_reset_on_close(application.fd);  // the relay takes it back at an orderly end
   const SocketAddress any_port{own.ip, 0};
   FL_CO_TRY(net::bind(application.fd, any_port, family));
   auto local = net::local_address(application.fd);

@@ -23,6 +23,9 @@ Result<void> SocketRelay::start(UniqueFd client, UniqueFd server, Buffer from_cl
   guard_ = guard;
   for (Side& side : sides_) {
     net::set_nodelay(side.fd);
+    // Until both ends are through, whoever closes this socket (the kernel, when the process dies) breaks the connection:
+    // a FIN would pass for the end of the data.
+    net::set_reset_on_close(side.fd);
     FL_TRY(reactor_.watch(side.fd, side));
   }
   return {};
@@ -33,7 +36,7 @@ void SocketRelay::close_both(bool reset) noexcept {
   for (Side& side : sides_) {
     if (!side.fd) continue;
     reactor_.unwatch(side.fd);
-    if (reset) net::set_reset_on_close(side.fd);
+    if (!reset) net::set_end_on_close(side.fd);
     side.fd.reset();
     side.backlog.release();
   }

@@ -28,6 +28,9 @@ Result<void> StreamRelay::start(UniqueFd application) {
   application_ = std::move(application);
   state_ = State::kRelaying;
   net::set_nodelay(application_);
+  // Until both directions are through, whoever closes this socket (the kernel, when the process dies) breaks the
+  // connection: a FIN would pass for the end of the data.
+  net::set_reset_on_close(application_);
   FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
   return {};
 }
@@ -43,7 +46,7 @@ void StreamRelay::abort() noexcept {
 void StreamRelay::release_application(bool reset) noexcept {
   if (!application_) return;
   reactor_.unwatch(application_);
-  if (reset) net::set_reset_on_close(application_);
+  if (!reset) net::set_end_on_close(application_);
   application_.reset();
   pending_.release();
 }
