@@ -80,14 +80,14 @@ void AgentStream::send_next() {
   if (writing_ || closing_) return;
   const PublishedPtr state = service_.state();
   if (state == nullptr || !policies_.in_flight.empty()) return;
-  if (push(policies_, *state, Subscription::Removals::kLater)) return;
+  if (push(policies_, state, Subscription::Removals::kLater)) return;
   if (!addresses_.in_flight.empty()) return;
-  if (push(addresses_, *state, Subscription::Removals::kNow)) return;
-  push(policies_, *state, Subscription::Removals::kNow);
+  if (push(addresses_, state, Subscription::Removals::kNow)) return;
+  push(policies_, state, Subscription::Removals::kNow);
 }
 
 // False: there is nothing to tell.
-bool AgentStream::push(Type& type, const Published& state, Subscription::Removals removals) {
+bool AgentStream::push(Type& type, const PublishedPtr& state, Subscription::Removals removals) {
   auto response = type.subscription.next(type.url, state, removals);
   if (!response) return false;
   response_ = std::move(*response);

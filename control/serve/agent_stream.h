@@ -44,7 +44,7 @@ class AgentStream final
   bool take_request();
   void take_answer(Type& type);
   void send_next();
-  bool push(Type& type, const Published& state, Subscription::Removals removals);
+  bool push(Type& type, const PublishedPtr& state, Subscription::Removals removals);
   void finish(const grpc::Status& status);
 
   DiscoveryService& service_;

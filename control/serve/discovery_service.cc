@@ -38,10 +38,11 @@ PublishedPtr DiscoveryService::state() const {
   return state_;
 }
 
-void DiscoveryService::set_state(PublishedPtr state) {
+void DiscoveryService::set_state(const model::Mesh& mesh) {
+  PublishedPtr next = encode(mesh, state());
   {
     const std::lock_guard lock(state_mutex_);
-    state_ = std::move(state);
+    state_ = std::move(next);
   }
   const std::lock_guard lock(mutex_);
   for (AgentStream* stream : streams_) stream->state_changed();

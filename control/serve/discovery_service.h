@@ -26,7 +26,7 @@ class DiscoveryService final
   DeltaAggregatedResources(grpc::CallbackServerContext* context) override;
 
   [[nodiscard]] PublishedPtr state() const;
-  void set_state(PublishedPtr state);
+  void set_state(const model::Mesh& mesh);  // one caller at a time
   [[nodiscard]] std::vector<AgentStatus> agents() const;
 
   // For the streams.

@@ -57,6 +57,32 @@ void encode_address(const std::string& name, const istio::workload::Address& mes
   type.resources[name] = std::move(resource);
 }
 
+using Resources = std::map<std::string, PublishedResource>;
+
+// Both are in the order of their names.
+std::vector<std::string> compare(const Resources& before, const Resources& after) {
+  std::vector<std::string> names;
+  auto old = before.begin();
+  auto now = after.begin();
+  while (old != before.end() || now != after.end()) {
+    const int order = old == before.end() ? 1 : now == after.end() ? -1 : old->first.compare(now->first);
+    if (order != 0 || old->second.version != now->second.version)
+      names.push_back(order < 0 ? old->first : now->first);
+    if (order <= 0) ++old;
+    if (order >= 0) ++now;
+  }
+  return names;
+}
+
+void share_bodies(const Resources& before, Resources& after) {
+  auto old = before.begin();
+  for (auto& [name, resource] : after) {
+    while (old != before.end() && old->first < name) ++old;
+    if (old == before.end()) return;
+    if (old->first == name && old->second.version == resource.version) resource.body = old->second.body;
+  }
+}
+
 }  // namespace
 
 const PublishedType& Published::of(const std::string& type) const {
@@ -65,7 +91,7 @@ const PublishedType& Published::of(const std::string& type) const {
   return found == types.end() ? kNone : found->second;
 }
 
-PublishedPtr encode(const model::Mesh& mesh) {
+PublishedPtr encode(const model::Mesh& mesh, const PublishedPtr& previous) {
   auto published = std::make_shared<Published>();
   PublishedType& addresses = published->types[std::string(kAddressType)];
   for (const auto& [name, message] : mesh.addresses) encode_address(name, message, addresses);
@@ -73,7 +99,23 @@ PublishedPtr encode(const model::Mesh& mesh) {
   for (const auto& [name, message] : mesh.policies)
     policies.resources[name] = encode_one(kPolicyType, message);
   published->identities_by_node = mesh.identities_by_node;
+  if (previous == nullptr) return published;
+  published->previous = previous;
+  for (auto& [url, type] : published->types) {
+    const Resources& before = previous->of(url).resources;
+    share_bodies(before, type.resources);
+    published->changes[url] = compare(before, type.resources);
+  }
   return published;
+}
+
+std::vector<std::string> changes_between(const Published& before, const Published& after,
+                                         const std::string& type) {
+  if (after.previous.lock().get() == &before) {
+    const auto known = after.changes.find(type);
+    return known == after.changes.end() ? std::vector<std::string>() : known->second;
+  }
+  return compare(before.of(type).resources, after.of(type).resources);
 }
 
 }  // namespace fairlead::serve

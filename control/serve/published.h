@@ -33,7 +33,9 @@ struct PublishedType {
 };
 
 struct Published {
+  std::weak_ptr<const Published> previous;  // that this one replaced
   std::map<std::string, PublishedType> types;
+  std::map<std::string, std::vector<std::string>> changes;  // type → names that are not as in `previous`
   std::map<std::string, std::set<SpiffeId>> identities_by_node;
 
   // An empty type for one that is not served.
@@ -41,6 +43,12 @@ struct Published {
 };
 using PublishedPtr = std::shared_ptr<const Published>;
 
-PublishedPtr encode(const model::Mesh& mesh);
+// `previous`: the state of the same server that this one replaces, or null. What has not changed is shared
+// with it.
+PublishedPtr encode(const model::Mesh& mesh, const PublishedPtr& previous = nullptr);
+
+// The names of new, changed and gone resources. For two states in a row it costs nothing.
+std::vector<std::string> changes_between(const Published& before, const Published& after,
+                                         const std::string& type);
 
 }  // namespace fairlead::serve

@@ -59,7 +59,7 @@ int Server::port() const {
   return impl_->port;
 }
 void Server::publish(const model::Mesh& mesh) {
-  impl_->discovery.set_state(encode(mesh));
+  impl_->discovery.set_state(mesh);
 }
 std::vector<AgentStatus> Server::agents() const {
   return impl_->discovery.agents();

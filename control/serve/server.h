@@ -1,7 +1,7 @@
 // The controller's face: delta discovery (envoy.service.discovery.v3) and the certificate service
-// (istio.v1.auth) over TLS. Thread: gRPC's own; publish() and agents() from any, stop() from one that is not
-// gRPC's. A slow agent gets the newest state, never a queue of old ones. Errors: kUnavailable when the
-// address cannot be had.
+// (istio.v1.auth) over TLS. Thread: gRPC's own; publish() from one thread at a time, agents() from any,
+// stop() from one that is not gRPC's. A slow agent gets the newest state, never a queue of old ones. Errors:
+// kUnavailable when the address cannot be had.
 #pragma once
 
 #include <chrono>

@@ -127,7 +127,8 @@ class DirectorySource final : public Source {
     }
     const auto latest = std::chrono::steady_clock::now() + kMaxDelay;
     active = true;
-    // Any event keeps it waiting: a temporary file that is being written announces a change that is not there yet.
+    // Any event keeps it waiting: a temporary file that is being written announces a change that is not there
+    // yet.
     while (active && std::chrono::steady_clock::now() < latest) {
       if (!wait(kDebounceMs, changed, active)) return false;
     }

@@ -49,8 +49,7 @@ long life_of(const X509* certificate) {
   return days * 86400L + seconds;
 }
 
-// ---- what is issued
-// -----------------------------------------------------------------------------------------------------
+// ---- what is issued ----
 
 TEST_F(Ca, LeafIsAnX509Svid) {
   const Ptr<X509> leaf = issue();
@@ -140,8 +139,7 @@ TEST_F(Ca, ServerCertificateHasItsNames) {
       << "not beyond its signer";
 }
 
-// ---- requests
-// -----------------------------------------------------------------------------------------------------------
+// ---- requests ----
 
 TEST_F(Ca, AcceptsSaneKeysWithAndWithoutTheName) {
   const auto with = [](Ptr<EVP_PKEY> key, std::vector<std::string> san) {
@@ -251,8 +249,7 @@ TEST_F(Ca, DoesNotAskForThePassphraseOfARequest) {
       HasSubstr("not a PKCS#10 request"));
 }
 
-// ---- state
-// --------------------------------------------------------------------------------------------------------------
+// ---- state ----
 
 TEST_F(Ca, KeyIsForItsOwnerOnly) {
   struct stat status{};

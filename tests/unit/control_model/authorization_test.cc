@@ -175,8 +175,7 @@ TEST(Rules, ConditionsOfAConnection) {
   }
 }
 
-// ---- what a connection cannot answer
-// ------------------------------------------------------------------------------------
+// ---- what a connection cannot answer ----
 
 struct StricterCase {
   const char* sentence;

@@ -157,8 +157,7 @@ TEST(Workload, UnreadableOnesAreLeftOutWithAnError) {
   EXPECT_EQ(mesh.reports[1].field, "spec.serviceAccountName");
 }
 
-// ---- services
-// -----------------------------------------------------------------------------------------------------------
+// ---- services ----
 
 Service service(const char* name, std::vector<ServicePort> ports, Labels selector = {{"app", "web"}}) {
   Service result;

@@ -198,8 +198,7 @@ class Agent {
   std::unique_ptr<grpc::ClientReaderWriter<xds::DeltaDiscoveryRequest, xds::DeltaDiscoveryResponse>> stream_;
 };
 
-// ---- discovery
-// ----------------------------------------------------------------------------------------------------------
+// ---- discovery ----
 
 TEST_F(ServerTest, WildcardThenUpdatesThenRemoval) {
   server_->publish(mesh_);
@@ -399,8 +398,7 @@ TEST_F(ServerTest, AnAddressInUseIsAnError) {
   EXPECT_EQ(second.error().kind(), ErrorKind::kUnavailable);
 }
 
-// ---- certificates
-// -------------------------------------------------------------------------------------------------------
+// ---- certificates ----
 
 TEST_F(ServerTest, CertificateOfAnIdentityOnTheNode) {
   server_->publish(mesh_);

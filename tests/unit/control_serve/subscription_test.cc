@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "unit/control_serve/mesh_for_test.h"
 
 namespace fairlead::serve {
@@ -43,7 +45,7 @@ class SubscriptionTest : public ::testing::Test {
     add_service(mesh_, "shop/web", 9);
   }
   std::optional<DeltaDiscoveryResponse> next(Subscription::Removals removals = Subscription::Removals::kNow) {
-    return subscription_.next(kType, *encode(mesh_), removals);
+    return subscription_.next(kType, encode(mesh_), removals);
   }
 
   model::Mesh mesh_;
@@ -118,8 +120,99 @@ TEST_F(SubscriptionTest, RemovalsCanWait) {
   EXPECT_THAT(removed(next(Subscription::Removals::kNow)), ElementsAre(uid("b")));
 }
 
-// ---- by name
-// ------------------------------------------------------------------------------------------------------------
+TEST_F(SubscriptionTest, WhatWasToldMeanwhileIsTakenAwayToo) {
+  subscription_.update(request({}));
+  next();
+  mesh_.addresses.erase(uid("b"));
+  add_workload(mesh_, "c", 3);
+  EXPECT_THAT(names(next(Subscription::Removals::kLater)), ElementsAre(uid("c")));
+  mesh_.addresses.erase(uid("c"));
+  EXPECT_FALSE(next(Subscription::Removals::kLater));
+  EXPECT_THAT(removed(next()), UnorderedElementsAre(uid("b"), uid("c")));
+  add_workload(mesh_, "b", 2);
+  EXPECT_THAT(names(next()), ElementsAre(uid("b")));
+}
+
+TEST_F(SubscriptionTest, AfterAReconnectRemovalsCanWaitAsWell) {
+  DeltaDiscoveryRequest again = request({});
+  (*again.mutable_initial_resource_versions())[uid("gone")] = "x";
+  subscription_.update(again);
+  EXPECT_THAT(removed(next(Subscription::Removals::kLater)), IsEmpty());
+  EXPECT_THAT(removed(next()), ElementsAre(uid("gone")));
+}
+
+TEST_F(SubscriptionTest, WildcardAndANameTellsTheNameAgain) {
+  subscription_.update(request({"*"}));
+  next();
+  subscription_.update(request({uid("b"), uid("ghost")}));
+  const auto answer = next();
+  EXPECT_THAT(names(answer), ElementsAre(uid("b")));
+  EXPECT_THAT(removed(answer), ElementsAre(uid("ghost")));
+}
+
+TEST_F(SubscriptionTest, FromEverythingToNames) {
+  subscription_.update(request({}));
+  next();
+  subscription_.update(request({}, {"*"}));
+  EXPECT_FALSE(next());
+  mesh_.addresses[uid("a")].mutable_workload()->set_node("node2");
+  EXPECT_FALSE(next()) << "nobody asks for it any more";
+  subscription_.update(request({uid("a")}));
+  EXPECT_THAT(names(next()), ElementsAre(uid("a")));
+  subscription_.update(request({"*"}));
+  EXPECT_THAT(names(next()), UnorderedElementsAre(uid("b"), "shop/web")) << "and back";
+}
+
+// A story of random states, told in a row (as a server does) and unrelated, to an agent now quick, now slow.
+class Story {
+ public:
+  explicit Story(unsigned seed) : random_(seed) { subscription_.update(request({})); }
+
+  void step() {
+    const std::string name(1, static_cast<char>('a' + draw(6)));
+    if (draw(2) == 0) {
+      mesh_.addresses.erase(uid(name));
+    } else {
+      add_workload(mesh_, name, static_cast<char>(1 + draw(3)));
+    }
+    state_ = draw(4) == 0 ? encode(mesh_) : encode(mesh_, state_);
+    if (draw(3) != 0) tell(draw(2) == 0 ? Subscription::Removals::kNow : Subscription::Removals::kLater);
+  }
+  void tell(Subscription::Removals removals) {
+    const auto answer = subscription_.next(kType, state_, removals);
+    if (!answer) return;
+    for (const auto& resource : answer->resources()) agent_[resource.name()] = resource.version();
+    for (const auto& gone : answer->removed_resources()) {
+      EXPECT_EQ(agent_.erase(gone), 1u) << "took away what the agent did not have";
+    }
+  }
+  void expect_agent_has_state() const {
+    std::map<std::string, std::string> wanted;
+    for (const auto& [name, resource] : state_->of(kType).resources) wanted[name] = resource.version;
+    EXPECT_EQ(agent_, wanted);
+  }
+
+ private:
+  unsigned draw(unsigned bound) { return static_cast<unsigned>(random_() % bound); }
+
+  std::minstd_rand random_;
+  model::Mesh mesh_;
+  PublishedPtr state_ = encode(mesh_);
+  Subscription subscription_;
+  std::map<std::string, std::string> agent_;  // name → version
+};
+
+TEST(SubscriptionStory, LeavesTheAgentWithTheState) {
+  for (unsigned seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    Story story(seed);
+    for (int i = 0; i < 60; ++i) story.step();
+    story.tell(Subscription::Removals::kNow);
+    story.expect_agent_has_state();
+  }
+}
+
+// ---- by name ----
 
 TEST_F(SubscriptionTest, OnDemandBeginsWithNothing) {
   subscription_.update(request({"*"}, {"*"}));

@@ -213,8 +213,7 @@ status: {conditions: []}
   EXPECT_THAT(rule.when[0].not_values, ElementsAre("10.0.0.2"));
 }
 
-// ---- errors
-// -------------------------------------------------------------------------------------------------------------
+// ---- errors ----
 
 struct ErrorCase {
   const char* sentence;
