@@ -1,8 +1,9 @@
 // fairlead-load: what public load generators lack for scripts/bench. One thread, poll-free where it matters.
 //   fairlead-load echo PORT                          answers every byte (the peer of pingpong and idle)
 //   fairlead-load pingpong IP:PORT SECONDS           one byte to and fro; round trips in µs
-//   fairlead-load open IP:PORT RATE CONNS SECONDS    HTTP GETs at a fixed rate, latency from the moment a request was due
-//   fairlead-load idle IP:PORT COUNT                 opens COUNT connections, proves each with a byte, prints "ready", holds them
+//   fairlead-load open IP:PORT RATE CONNS SECONDS    HTTP GETs at a fixed rate, latency from the moment a
+//   request was due fairlead-load idle IP:PORT COUNT                 opens COUNT connections, proves each
+//   with a byte, prints "ready", holds them
 //                                                    until stdin closes
 // Results are one line of JSON on stdout.
 #include <netinet/tcp.h>
@@ -33,18 +34,25 @@ Result<UniqueFd> dial(const SocketAddress& to) {
   if (!fd) return Error::from_errno("socket");
   sockaddr_storage storage;
   const socklen_t length = to.to(storage, to.family());
-  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) return Error::from_errno("connect " + to.to_string());
+  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0)
+    return Error::from_errno("connect " + to.to_string());
   net::set_nodelay(fd);
   return fd;
 }
 
 void print_latencies(std::vector<double>& us, const char* rate_name, double rate) {
   std::sort(us.begin(), us.end());
-  const auto at = [&](double share) { return us.empty() ? 0.0 : us[std::min(us.size() - 1, static_cast<size_t>(share * static_cast<double>(us.size())))]; };
-  std::printf("{\"%s\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"count\": %zu}\n", rate_name, rate, at(0.5), at(0.99), us.size());
+  const auto at = [&](double share) {
+    return us.empty()
+               ? 0.0
+               : us[std::min(us.size() - 1, static_cast<size_t>(share * static_cast<double>(us.size())))];
+  };
+  std::printf("{\"%s\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"count\": %zu}\n", rate_name, rate,
+              at(0.5), at(0.99), us.size());
 }
 
-// ---- echo ---------------------------------------------------------------------------------------------------------------
+// ---- echo
+// ---------------------------------------------------------------------------------------------------------------
 
 Result<void> echo(uint16_t port) {
   UniqueFd listener(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -78,7 +86,8 @@ Result<void> echo(uint16_t port) {
   }
 }
 
-// ---- pingpong -----------------------------------------------------------------------------------------------------------
+// ---- pingpong
+// -----------------------------------------------------------------------------------------------------------
 
 Result<void> pingpong(const SocketAddress& to, int seconds) {
   FL_TRY_ASSIGN(const UniqueFd fd, dial(to));
@@ -87,7 +96,8 @@ Result<void> pingpong(const SocketAddress& to, int seconds) {
   const auto end = start + std::chrono::seconds(seconds);
   char byte = 'x';
   for (auto now = start; now < end;) {
-    if (::write(fd.get(), &byte, 1) != 1 || ::read(fd.get(), &byte, 1) != 1) return Error(ErrorKind::kClosed, "pingpong: the peer closed");
+    if (::write(fd.get(), &byte, 1) != 1 || ::read(fd.get(), &byte, 1) != 1)
+      return Error(ErrorKind::kClosed, "pingpong: the peer closed");
     const auto after = Clock::now();
     us.push_back(static_cast<double>(duration_cast<std::chrono::nanoseconds>(after - now).count()) / 1000);
     now = after;
@@ -97,7 +107,8 @@ Result<void> pingpong(const SocketAddress& to, int seconds) {
   return {};
 }
 
-// ---- open loop ----------------------------------------------------------------------------------------------------------
+// ---- open loop
+// ----------------------------------------------------------------------------------------------------------
 
 struct Lane {
   UniqueFd fd;
@@ -147,7 +158,8 @@ Result<void> open_loop(const SocketAddress& to, int rate, int connections, int s
       continue;
     }
     const auto wait = sent < total ? due - now : std::chrono::nanoseconds(1000000);
-    const timespec timeout{0, static_cast<long>(std::min<int64_t>(duration_cast<std::chrono::nanoseconds>(wait).count(), 999999999))};
+    const timespec timeout{0, static_cast<long>(std::min<int64_t>(
+                                  duration_cast<std::chrono::nanoseconds>(wait).count(), 999999999))};
     if (::ppoll(polls.data(), polls.size(), &timeout, nullptr) <= 0) continue;
     for (size_t i = 0; i < polls.size(); ++i) {
       if (polls[i].revents == 0) continue;
@@ -156,7 +168,9 @@ Result<void> open_loop(const SocketAddress& to, int rate, int connections, int s
       lanes[i].received.append(buffer.data(), static_cast<size_t>(got));
       const auto done = Clock::now();
       for (int n = take_responses(lanes[i]); n > 0; --n) {
-        us.push_back(static_cast<double>(duration_cast<std::chrono::nanoseconds>(done - lanes[i].due.front()).count()) / 1000);
+        us.push_back(static_cast<double>(
+                         duration_cast<std::chrono::nanoseconds>(done - lanes[i].due.front()).count()) /
+                     1000);
         lanes[i].due.pop_front();
       }
     }
@@ -165,14 +179,16 @@ Result<void> open_loop(const SocketAddress& to, int rate, int connections, int s
   return {};
 }
 
-// ---- idle ---------------------------------------------------------------------------------------------------------------
+// ---- idle
+// ---------------------------------------------------------------------------------------------------------------
 
 Result<void> idle(const SocketAddress& to, int count) {
   std::vector<UniqueFd> held;
   for (int i = 0; i < count; ++i) {
     FL_TRY_ASSIGN(UniqueFd fd, dial(to));
     char byte = 'i';
-    if (::write(fd.get(), &byte, 1) != 1 || ::read(fd.get(), &byte, 1) != 1) return Error(ErrorKind::kClosed, fmt::format("idle: connection {} died", i));
+    if (::write(fd.get(), &byte, 1) != 1 || ::read(fd.get(), &byte, 1) != 1)
+      return Error(ErrorKind::kClosed, fmt::format("idle: connection {} died", i));
     held.push_back(std::move(fd));
   }
   std::printf("ready\n");
@@ -188,9 +204,12 @@ Result<void> act(const std::vector<std::string>& words) {
   ::getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
-  const auto number = [&](size_t at) { return static_cast<int>(parse_number(words.at(at), 1000000).value_or(0)); };
+  const auto number = [&](size_t at) {
+    return static_cast<int>(parse_number(words.at(at), 1000000).value_or(0));
+  };
   if (words.size() == 2 && words[0] == "echo") return echo(static_cast<uint16_t>(number(1)));
-  if (words.size() < 3) return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle …");
+  if (words.size() < 3)
+    return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle …");
   FL_TRY_ASSIGN(const SocketAddress to, SocketAddress::parse(words[1]));
   if (words[0] == "pingpong") return pingpong(to, number(2));
   if (words[0] == "idle") return idle(to, number(2));

@@ -11,7 +11,7 @@
 namespace fairlead::agent {
 
 struct AgentConfig {
-  std::string node;                                      // required
+  std::string node;  // required
   std::string run_directory = "/run/fairlead";
   std::string bpf_directory = "/sys/fs/bpf/fairlead";
   struct {
@@ -19,7 +19,7 @@ struct AgentConfig {
     unsigned workers = 1;
   } proxy;
   struct {
-    std::string address;                                 // required, HOST:PORT
+    std::string address;  // required, HOST:PORT
     std::string server_name = "fairlead-controller";
     std::string roots = "/etc/fairlead/root-cert.pem";
     std::string token = "/etc/fairlead/token";

@@ -1,4 +1,5 @@
-// fairlead-agent: the node's agent. Without a sub-command it is the keeper, which starts the proxy from this same binary.
+// fairlead-agent: the node's agent. Without a sub-command it is the keeper, which starts the proxy from this
+// same binary.
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -21,7 +22,8 @@ constexpr int kUsage = 2;
 constexpr std::string_view kHelp =
     "Usage: fairlead-agent --config FILE                 run on this node (the keeper; it starts the proxy)\n"
     "       fairlead-agent cleanup --config FILE         detach everything: the node as it was before\n"
-    "       fairlead-agent --check-config --config FILE  read the configuration and say what is wrong with it\n"
+    "       fairlead-agent --check-config --config FILE  read the configuration and say what is wrong with "
+    "it\n"
     "       fairlead-agent --version | --help\n";
 
 struct Arguments {
@@ -109,7 +111,8 @@ int run(const Arguments& arguments) {
   raise_file_limit();
   switch (arguments.command) {
     case Arguments::Command::kCheck: return kOk;
-    case Arguments::Command::kCleanup: return report(keeper::clean_up(keeper_config(*config, arguments.config)));
+    case Arguments::Command::kCleanup:
+      return report(keeper::clean_up(keeper_config(*config, arguments.config)));
     case Arguments::Command::kProxy:
       if (arguments.contract_fd < 0) return kUsage;
       ::prctl(PR_SET_NAME, "fairlead-proxy");
@@ -138,4 +141,6 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace fairlead::agent
 
-int main(int argc, char** argv) { return fairlead::agent::main(argc, argv); }
+int main(int argc, char** argv) {
+  return fairlead::agent::main(argc, argv);
+}

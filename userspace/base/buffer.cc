@@ -7,7 +7,8 @@
 namespace fairlead {
 namespace {
 
-// Blocks kept per thread after use: enough for the bursts of one loop turn, little enough to give memory back.
+// Blocks kept per thread after use: enough for the bursts of one loop turn, little enough to give memory
+// back.
 constexpr size_t kKeptBlocks = 16;
 constexpr size_t kSmallBlock = 4096;
 
@@ -40,7 +41,8 @@ FreeList& free_list() {
 }
 
 uint8_t* allocate(size_t capacity) {
-  auto* block = capacity == Buffer::kPoolBlock ? free_list().take() : static_cast<uint8_t*>(std::malloc(capacity));
+  auto* block =
+      capacity == Buffer::kPoolBlock ? free_list().take() : static_cast<uint8_t*>(std::malloc(capacity));
   if (block == nullptr) std::abort();
   return block;
 }

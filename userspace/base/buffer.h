@@ -3,9 +3,9 @@
 //   auto room = buffer.prepare(65536);  n = read(fd, room.data(), room.size());  buffer.commit(n);
 //   buffer.consume(write(fd, buffer.data(), buffer.size()));
 //
-// Memory is held only while bytes are in it: an empty buffer that is released owns nothing, which is what keeps
-// an idle connection cheap. Blocks of kPoolBlock bytes come from a per-thread free list.
-// Thread: one owner at a time. Spans stay valid until the next prepare(), append() or release().
+// Memory is held only while bytes are in it: an empty buffer that is released owns nothing, which is what
+// keeps an idle connection cheap. Blocks of kPoolBlock bytes come from a per-thread free list. Thread: one
+// owner at a time. Spans stay valid until the next prepare(), append() or release().
 #pragma once
 
 #include <cstddef>

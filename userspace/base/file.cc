@@ -23,7 +23,8 @@ Result<std::string> read_file(const std::string& path, size_t maximum) {
     if (count < 0) return Error::from_errno(fmt::format("read {}", path));
     if (count == 0) return content;
     content.append(chunk, static_cast<size_t>(count));
-    if (content.size() > maximum) return Error(ErrorKind::kExhausted, fmt::format("read {}: larger than {} bytes", path, maximum));
+    if (content.size() > maximum)
+      return Error(ErrorKind::kExhausted, fmt::format("read {}: larger than {} bytes", path, maximum));
   }
 }
 
@@ -39,7 +40,8 @@ Result<void> write_file_atomically(const std::string& path, std::string_view con
       content.remove_prefix(static_cast<size_t>(count));
     }
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return Error::from_errno(fmt::format("rename to {}", path));
+  if (::rename(temporary.c_str(), path.c_str()) != 0)
+    return Error::from_errno(fmt::format("rename to {}", path));
   cleanup.dismiss();
   return {};
 }
@@ -47,7 +49,8 @@ Result<void> write_file_atomically(const std::string& path, std::string_view con
 Result<void> make_directories(const std::string& path, unsigned mode) {
   for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
     const std::string part = path.substr(0, slash);
-    if (::mkdir(part.c_str(), mode) != 0 && errno != EEXIST) return Error::from_errno(fmt::format("mkdir {}", part));
+    if (::mkdir(part.c_str(), mode) != 0 && errno != EEXIST)
+      return Error::from_errno(fmt::format("mkdir {}", part));
     if (slash == std::string::npos) return {};
   }
 }

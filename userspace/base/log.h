@@ -1,12 +1,12 @@
 // The only logging API. One line per event on stderr: time level component message key=value…
-// Levels: error (an operator must act), warn (we coped), info (state of the program, not of a connection), debug.
-// Only agent, controller, cli and proxy log; lower layers return errors. Never log keys, tokens or payload.
-// Thread: any. A line is one write().
+// Levels: error (an operator must act), warn (we coped), info (state of the program, not of a connection),
+// debug. Only agent, controller, cli and proxy log; lower layers return errors. Never log keys, tokens or
+// payload. Thread: any. A line is one write().
 #pragma once
 
-#include <string_view>
-
 #include <fmt/core.h>
+
+#include <string_view>
 
 namespace fairlead::log {
 

@@ -57,7 +57,9 @@ Result<IpAddress> IpAddress::parse(std::string_view text) {
   return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not an IP address", text));
 }
 
-bool IpAddress::is_v4() const noexcept { return std::equal(kMappedPrefix.begin(), kMappedPrefix.end(), octets_.begin()); }
+bool IpAddress::is_v4() const noexcept {
+  return std::equal(kMappedPrefix.begin(), kMappedPrefix.end(), octets_.begin());
+}
 
 bool IpAddress::is_loopback() const noexcept {
   if (is_v4()) return octets_[12] == 127;
@@ -139,7 +141,8 @@ socklen_t SocketAddress::to(sockaddr_storage& storage, int family) const noexcep
 }
 
 std::string SocketAddress::to_string() const {
-  return ip.is_v4() ? fmt::format("{}:{}", ip.to_string(), port) : fmt::format("[{}]:{}", ip.to_string(), port);
+  return ip.is_v4() ? fmt::format("{}:{}", ip.to_string(), port)
+                    : fmt::format("[{}]:{}", ip.to_string(), port);
 }
 
 Result<Cidr> Cidr::parse(std::string_view text) {
@@ -149,7 +152,9 @@ Result<Cidr> Cidr::parse(std::string_view text) {
   uint64_t length = width;
   if (slash != std::string_view::npos) {
     const auto given = parse_number(text.substr(slash + 1), width);
-    if (!given) return Error(ErrorKind::kInvalidArgument, fmt::format("'{}': prefix length must be 0 to {}", text, width));
+    if (!given)
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("'{}': prefix length must be 0 to {}", text, width));
     length = *given;
   }
   return Cidr{base, static_cast<uint8_t>(128 - width + length)};

@@ -1,6 +1,6 @@
 // Addresses as values. IpAddress holds 16 octets: IPv4 is kept in v4-mapped form (::ffff:a.b.c.d), so that a
-// v4 peer seen through a dual-stack socket and the same peer seen through a v4 socket are equal and hash alike.
-// The same form is the key of the BPF maps (bpf/abi/types.h). Ports are host order here.
+// v4 peer seen through a dual-stack socket and the same peer seen through a v4 socket are equal and hash
+// alike. The same form is the key of the BPF maps (bpf/abi/types.h). Ports are host order here.
 #pragma once
 
 #include <netinet/in.h>

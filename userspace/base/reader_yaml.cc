@@ -9,11 +9,14 @@ namespace fairlead {
 
 Result<std::chrono::milliseconds> parse_duration(const std::string& text) {
   const size_t digits = text.find_first_not_of("0123456789");
-  const std::map<std::string, uint64_t> units = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
-  const auto number = digits == std::string::npos ? std::nullopt : parse_number(text.substr(0, digits), 1000000);
+  const std::map<std::string, uint64_t> units = {
+      {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
+  const auto number =
+      digits == std::string::npos ? std::nullopt : parse_number(text.substr(0, digits), 1000000);
   const auto unit = digits == std::string::npos ? units.end() : units.find(text.substr(digits));
   if (!number || unit == units.end()) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not a duration like 500ms, 25s, 10m, 24h", text));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("'{}' is not a duration like 500ms, 25s, 10m, 24h", text));
   }
   return std::chrono::milliseconds(*number * unit->second);
 }
@@ -29,7 +32,8 @@ Result<void> YamlReader::read(const std::string& path, const Fields& fields) {
   try {
     reader.apply(YAML::Load(content), fields, "");
   } catch (const YAML::Exception& broken) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("{}:{}: {}", path, broken.mark.line + 1, broken.msg));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}:{}: {}", path, broken.mark.line + 1, broken.msg));
   }
   if (!reader.errors_.empty()) return Error(ErrorKind::kInvalidArgument, reader.errors_);
   return {};
@@ -61,7 +65,8 @@ YamlReader::Field YamlReader::text(std::string& into) {
 YamlReader::Field YamlReader::number(unsigned& into, unsigned minimum, unsigned maximum) {
   return [&into, minimum, maximum](YamlReader& reader, const YAML::Node& value, const std::string& key) {
     const auto parsed = value.IsScalar() ? parse_number(value.Scalar(), maximum) : std::nullopt;
-    if (!parsed || *parsed < minimum) return reader.error(value, fmt::format("{}: want a number from {} to {}", key, minimum, maximum));
+    if (!parsed || *parsed < minimum)
+      return reader.error(value, fmt::format("{}: want a number from {} to {}", key, minimum, maximum));
     into = static_cast<unsigned>(*parsed);
   };
 }

@@ -1,5 +1,5 @@
-// Typed reading of a small YAML configuration with errors that name file, line, and what was expected. Collects all errors.
-// Used by the *_yaml.cc files of agent and controller. Thread: one.
+// Typed reading of a small YAML configuration with errors that name file, line, and what was expected.
+// Collects all errors. Used by the *_yaml.cc files of agent and controller. Thread: one.
 #pragma once
 
 #include <chrono>

@@ -8,14 +8,14 @@
 // Thread: values, no shared state. Coroutine twins (FL_CO_TRY…) use co_return.
 #pragma once
 
+#include <fmt/core.h>
+
 #include <cerrno>
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <utility>
-
-#include <fmt/core.h>
 #include <tl/expected.hpp>
+#include <utility>
 
 namespace fairlead {
 
@@ -78,21 +78,21 @@ class [[nodiscard]] Result : public tl::expected<T, Error> {
 #define FL_CAT_(a, b) a##b
 #define FL_CAT(a, b) FL_CAT_(a, b)
 
-#define FL_TRY(...)                                                               \
-  do {                                                                            \
-    if (auto fl_result_ = (__VA_ARGS__); !fl_result_) {                           \
-      return ::fairlead::Error(std::move(fl_result_).error());                    \
-    }                                                                             \
+#define FL_TRY(...)                                            \
+  do {                                                         \
+    if (auto fl_result_ = (__VA_ARGS__); !fl_result_) {        \
+      return ::fairlead::Error(std::move(fl_result_).error()); \
+    }                                                          \
   } while (0)
-#define FL_TRY_ASSIGN_(temporary, declaration, ...)                               \
-  auto temporary = (__VA_ARGS__);                                                 \
-  if (!temporary) return ::fairlead::Error(std::move(temporary).error());         \
+#define FL_TRY_ASSIGN_(temporary, declaration, ...)                       \
+  auto temporary = (__VA_ARGS__);                                         \
+  if (!temporary) return ::fairlead::Error(std::move(temporary).error()); \
   declaration = std::move(*temporary)
 #define FL_TRY_ASSIGN(declaration, ...) FL_TRY_ASSIGN_(FL_CAT(fl_try_, __COUNTER__), declaration, __VA_ARGS__)
 
-#define FL_CO_TRY(...)                                                            \
-  do {                                                                            \
-    if (auto fl_result_ = (__VA_ARGS__); !fl_result_) {                           \
-      co_return ::fairlead::Error(std::move(fl_result_).error());                 \
-    }                                                                             \
+#define FL_CO_TRY(...)                                            \
+  do {                                                            \
+    if (auto fl_result_ = (__VA_ARGS__); !fl_result_) {           \
+      co_return ::fairlead::Error(std::move(fl_result_).error()); \
+    }                                                             \
   } while (0)

@@ -10,12 +10,19 @@ constexpr std::string_view kScheme = "spiffe://";
 constexpr size_t kMaxTrustDomain = 255;  // SPIFFE-ID §2.1
 constexpr size_t kMaxUri = 2048;         // SPIFFE-ID §2.3
 
-bool is_lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
-bool is_trust_domain_char(char c) { return is_lower_or_digit(c) || c == '.' || c == '-' || c == '_'; }
-bool is_path_char(char c) { return is_trust_domain_char(c) || (c >= 'A' && c <= 'Z'); }
+bool is_lower_or_digit(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+bool is_trust_domain_char(char c) {
+  return is_lower_or_digit(c) || c == '.' || c == '-' || c == '_';
+}
+bool is_path_char(char c) {
+  return is_trust_domain_char(c) || (c >= 'A' && c <= 'Z');
+}
 
 bool valid_segment(std::string_view segment) {
-  return !segment.empty() && segment != "." && segment != ".." && std::all_of(segment.begin(), segment.end(), is_path_char);
+  return !segment.empty() && segment != "." && segment != ".." &&
+         std::all_of(segment.begin(), segment.end(), is_path_char);
 }
 
 Error invalid(std::string_view uri, std::string_view why) {
@@ -24,7 +31,8 @@ Error invalid(std::string_view uri, std::string_view why) {
 
 }  // namespace
 
-Result<SpiffeId> SpiffeId::make(std::string_view trust_domain, std::string_view ns, std::string_view service_account) {
+Result<SpiffeId> SpiffeId::make(std::string_view trust_domain, std::string_view ns,
+                                std::string_view service_account) {
   SpiffeId id{std::string(trust_domain), std::string(ns), std::string(service_account)};
   const std::string uri = id.uri();
   if (trust_domain.empty() || trust_domain.size() > kMaxTrustDomain ||
@@ -45,15 +53,21 @@ Result<SpiffeId> SpiffeId::parse(std::string_view uri) {
   for (size_t i = 0; i < parts.size(); ++i) {
     const size_t slash = rest.find('/');
     const bool last = i + 1 == parts.size();
-    if (last != (slash == std::string_view::npos)) return invalid(uri, "want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME");
+    if (last != (slash == std::string_view::npos))
+      return invalid(uri, "want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME");
     parts[i] = rest.substr(0, slash);
     if (!last) rest.remove_prefix(slash + 1);
   }
-  if (parts[1] != "ns" || parts[3] != "sa") return invalid(uri, "want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME");
+  if (parts[1] != "ns" || parts[3] != "sa")
+    return invalid(uri, "want spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME");
   return make(parts[0], parts[2], parts[4]);
 }
 
-std::string SpiffeId::uri() const { return fmt::format("{}{}", kScheme, principal()); }
-std::string SpiffeId::principal() const { return fmt::format("{}/ns/{}/sa/{}", trust_domain, ns, service_account); }
+std::string SpiffeId::uri() const {
+  return fmt::format("{}{}", kScheme, principal());
+}
+std::string SpiffeId::principal() const {
+  return fmt::format("{}/ns/{}/sa/{}", trust_domain, ns, service_account);
+}
 
 }  // namespace fairlead

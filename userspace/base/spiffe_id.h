@@ -1,5 +1,6 @@
 // A Kubernetes workload's SPIFFE ID: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT.
-// Parsing is strict (SPIFFE-ID §2): one spelling per identity, no upper case, no percent, no query, nothing more.
+// Parsing is strict (SPIFFE-ID §2): one spelling per identity, no upper case, no percent, no query, nothing
+// more.
 #pragma once
 
 #include <compare>
@@ -18,7 +19,8 @@ struct SpiffeId {
 
   static Result<SpiffeId> parse(std::string_view uri);
   // Checks the parts against the same rules as parse().
-  static Result<SpiffeId> make(std::string_view trust_domain, std::string_view ns, std::string_view service_account);
+  static Result<SpiffeId> make(std::string_view trust_domain, std::string_view ns,
+                               std::string_view service_account);
   [[nodiscard]] std::string uri() const;        // with spiffe://
   [[nodiscard]] std::string principal() const;  // without, as Istio's policies write it
   auto operator<=>(const SpiffeId&) const noexcept = default;

@@ -26,7 +26,8 @@ class UniqueFd {
   [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
   // Swaps first, closes after: a re-entrant reader never sees a closed number.
   void reset(int fd = -1) noexcept {
-    if (int old = std::exchange(fd_, fd); old >= 0) (void)::close(old);  // ignoring: Linux frees the fd in any case
+    if (int old = std::exchange(fd_, fd); old >= 0)
+      (void)::close(old);  // ignoring: Linux frees the fd in any case
   }
 
  private:

@@ -1,6 +1,5 @@
 // bpf progs|maps|links: what is on the hooks, ours and everybody else's.
 #include <map>
-
 #include <nlohmann/json.hpp>
 
 #include "cli/inventory_rows.h"
@@ -11,7 +10,9 @@ namespace {
 
 using nlohmann::json;
 
-std::string_view owner(bool ours) { return ours ? "fairlead" : "other"; }
+std::string_view owner(bool ours) {
+  return ours ? "fairlead" : "other";
+}
 
 // cgroup path → "ns/name", as far as the keeper tells; without it links are listed all the same.
 std::map<std::string, std::string> pods_by_cgroup(const Options& options) {
@@ -69,8 +70,8 @@ int run_bpf_links(const Options& options) {
   const auto inventory = read_inventory(options);
   if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
   print_list(options, link_rows(options, *inventory),
-             {column("ID", "id"), column("OWNER", "owner"), column("PROGRAM", "program"), column("ATTACH TYPE", "attachType"),
-              column("TARGET", "target"), column("POD", "pod")});
+             {column("ID", "id"), column("OWNER", "owner"), column("PROGRAM", "program"),
+              column("ATTACH TYPE", "attachType"), column("TARGET", "target"), column("POD", "pod")});
   return kOk;
 }
 
@@ -79,7 +80,9 @@ int run_bpf_progs(const Options& options) {
   if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
   json rows = json::array();
   for (const auto& program : inventory->programs) {
-    const double per_run = program.run_count == 0 ? 0.0 : static_cast<double>(program.run_time_ns) / static_cast<double>(program.run_count);
+    const double per_run = program.run_count == 0 ? 0.0
+                                                  : static_cast<double>(program.run_time_ns) /
+                                                        static_cast<double>(program.run_count);
     rows.push_back({{"id", program.id},
                     {"name", program.name},
                     {"type", program.type},
@@ -92,8 +95,12 @@ int run_bpf_progs(const Options& options) {
                     {"verifiedInstructions", program.verified_instructions}});
   }
   print_list(options, rows,
-             {column("ID", "id"), column("OWNER", "owner"), column("NAME", "name"), column("TYPE", "type"),
-              column("RUNS", "runCount"), {"NS/RUN", [](const json& row) { return fmt::format("{:.0f}", row.value("nsPerRun", 0.0)); }},
+             {column("ID", "id"),
+              column("OWNER", "owner"),
+              column("NAME", "name"),
+              column("TYPE", "type"),
+              column("RUNS", "runCount"),
+              {"NS/RUN", [](const json& row) { return fmt::format("{:.0f}", row.value("nsPerRun", 0.0)); }},
               column("INSTRUCTIONS", "instructions")});
   if (!inventory->run_statistics && options.format == Format::kTable) {
     complain(kOk, "run counts are off in the kernel: sysctl kernel.bpf_stats_enabled=1");
@@ -115,8 +122,12 @@ int run_bpf_maps(const Options& options) {
                     {"memoryBytes", map.memory_bytes}});
   }
   print_list(options, rows,
-             {column("ID", "id"), column("OWNER", "owner"), column("NAME", "name"), column("TYPE", "type"),
-              column("ENTRIES", "entries"), column("MAX", "maxEntries"),
+             {column("ID", "id"),
+              column("OWNER", "owner"),
+              column("NAME", "name"),
+              column("TYPE", "type"),
+              column("ENTRIES", "entries"),
+              column("MAX", "maxEntries"),
               {"MEMORY", [](const json& row) { return bytes(row.value("memoryBytes", uint64_t{0})); }}});
   return kOk;
 }

@@ -14,14 +14,16 @@ namespace {
 constexpr std::array kCommands = {
     Command{"status", "", "", "the agent, its controller, pods and counters", run_status},
     Command{"pod", "list", "", "pods that are captured", run_pod_list},
-    Command{"pod", "add", "UID NAMESPACE/NAME SERVICE-ACCOUNT NETNS CGROUP [KEY=VALUE…]", "capture a pod", run_pod_add},
+    Command{"pod", "add", "UID NAMESPACE/NAME SERVICE-ACCOUNT NETNS CGROUP [KEY=VALUE…]", "capture a pod",
+            run_pod_add},
     Command{"pod", "remove", "UID", "stop capturing a pod", run_pod_remove},
     Command{"workload", "list", "", "workloads of the mesh", run_workload_list},
     Command{"service", "list", "", "Services of the mesh and their endpoints", run_service_list},
     Command{"policy", "list", "", "policies in force", run_policy_list},
     Command{"connection", "list", "", "connections that live now", run_connection_list},
     Command{"cert", "list", "", "certificates of the pods here", run_cert_list},
-    Command{"why", "", "[--denied] [-n COUNT]", "the last decisions: who was let in or not, by which rule", run_why},
+    Command{"why", "", "[--denied] [-n COUNT]", "the last decisions: who was let in or not, by which rule",
+            run_why},
     Command{"bpf", "progs", "", "BPF programs on our hooks, ours and others', with run time", run_bpf_progs},
     Command{"bpf", "maps", "", "our BPF maps and how full they are", run_bpf_maps},
     Command{"bpf", "links", "", "what is attached where, ours and others'", run_bpf_links},
@@ -65,7 +67,8 @@ bool take_option(std::string_view name, std::string_view value, Options& options
   if (name == "-o") {
     const auto format = format_of(value);
     if (format) options.format = *format;
-    return format.has_value() || complain(kUsage, fmt::format("-o {}: want table, json or yaml", value)) == kOk;
+    return format.has_value() ||
+           complain(kUsage, fmt::format("-o {}: want table, json or yaml", value)) == kOk;
   }
   const auto seconds = parse_number(value, 3600);
   if (seconds) options.timeout = std::chrono::seconds(*seconds);
@@ -106,14 +109,17 @@ const Command* find(const std::vector<std::string>& words, size_t& used) {
 
 }  // namespace
 
-std::span<const Command> commands() { return kCommands; }
+std::span<const Command> commands() {
+  return kCommands;
+}
 
 int run(std::span<const char* const> words, const char* environment_run_directory) {
   Parsed defaults;
   auto parsed = parse(words);
   if (!parsed) return kUsage;
   const bool chosen = parsed->options.run_directory != defaults.options.run_directory;
-  if (environment_run_directory != nullptr && !chosen) parsed->options.run_directory = environment_run_directory;
+  if (environment_run_directory != nullptr && !chosen)
+    parsed->options.run_directory = environment_run_directory;
   if (parsed->version) {
     std::puts("fairlead " FAIRLEAD_VERSION);
     return kOk;
@@ -130,7 +136,8 @@ int run(std::span<const char* const> words, const char* environment_run_director
   }
   parsed->options.arguments.assign(parsed->words.begin() + static_cast<ptrdiff_t>(used), parsed->words.end());
   if (command->arguments.empty() && !parsed->options.arguments.empty()) {
-    return complain(kUsage, fmt::format("unexpected '{}'\n  Try: fairlead --help", parsed->options.arguments[0]));
+    return complain(kUsage,
+                    fmt::format("unexpected '{}'\n  Try: fairlead --help", parsed->options.arguments[0]));
   }
   return command->run(parsed->options);
 }

@@ -1,5 +1,6 @@
 // The `fairlead` command: noun, then verb. Each noun is a file that fills rows of one table.
-// Exit status: 0 ok, 1 failure, 2 usage, 3 the agent cannot be reached. Data goes to stdout, everything else to stderr.
+// Exit status: 0 ok, 1 failure, 2 usage, 3 the agent cannot be reached. Data goes to stdout, everything else
+// to stderr.
 #pragma once
 
 #include <chrono>

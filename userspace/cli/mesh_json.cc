@@ -18,11 +18,15 @@ int list(const Options& options, const std::string& verb, const std::vector<Colu
 }
 
 Column full_name(std::string_view header) {
-  return {header, [](const json& row) { return cell(row.value("namespace", "")) + "/" + cell(row.value("name", "")); }};
+  return {header, [](const json& row) {
+            return cell(row.value("namespace", "")) + "/" + cell(row.value("name", ""));
+          }};
 }
 
 Column count(std::string_view header, std::string_view key) {
-  return {header, [name = std::string(key)](const json& row) { return std::to_string(row.value(name, json::array()).size()); }};
+  return {header, [name = std::string(key)](const json& row) {
+            return std::to_string(row.value(name, json::array()).size());
+          }};
 }
 
 // Time left until an RFC 3339 moment.
@@ -36,34 +40,43 @@ std::string remaining(const std::string& text) {
 
 int run_workload_list(const Options& options) {
   return list(options, "workloads",
-              {full_name("WORKLOAD"), column("NODE", "node"), column("ADDRESSES", "addresses"), column("TUNNEL", "tunnel"),
-               column("IDENTITY", "identity"), column("POLICIES", "policies")});
+              {full_name("WORKLOAD"), column("NODE", "node"), column("ADDRESSES", "addresses"),
+               column("TUNNEL", "tunnel"), column("IDENTITY", "identity"), column("POLICIES", "policies")});
 }
 
 int run_service_list(const Options& options) {
-  return list(options, "services",
-              {full_name("SERVICE"), column("ADDRESSES", "addresses"),
-               {"PORTS",
-                [](const json& row) {
-                  json texts = json::array();
-                  for (const json& port : row.value("ports", json::array())) {
-                    texts.push_back(fmt::format("{}->{}", port.value("servicePort", 0), port.value("targetPort", 0)));
-                  }
-                  return cell(texts);
-                }},
-               count("ENDPOINTS", "endpoints")});
+  return list(
+      options, "services",
+      {full_name("SERVICE"),
+       column("ADDRESSES", "addresses"),
+       {"PORTS",
+        [](const json& row) {
+          json texts = json::array();
+          for (const json& port : row.value("ports", json::array())) {
+            texts.push_back(fmt::format("{}->{}", port.value("servicePort", 0), port.value("targetPort", 0)));
+          }
+          return cell(texts);
+        }},
+       count("ENDPOINTS", "endpoints")});
 }
 
 int run_policy_list(const Options& options) {
-  return list(options, "policies",
-              {full_name("POLICY"), column("SCOPE", "scope"), column("ACTION", "action"), column("RULES", "rules")});
+  return list(
+      options, "policies",
+      {full_name("POLICY"), column("SCOPE", "scope"), column("ACTION", "action"), column("RULES", "rules")});
 }
 
 int run_connection_list(const Options& options) {
   return list(options, "connections",
-              {column("ID", "id"), column("DIRECTION", "direction"), column("POD", "pod"), column("SOURCE", "source"),
-               column("DESTINATION", "destination"), column("ENDPOINT", "endpoint"), column("PEER", "peer"),
-               column("TUNNEL", "tunnel"), column("STATE", "state"),
+              {column("ID", "id"),
+               column("DIRECTION", "direction"),
+               column("POD", "pod"),
+               column("SOURCE", "source"),
+               column("DESTINATION", "destination"),
+               column("ENDPOINT", "endpoint"),
+               column("PEER", "peer"),
+               column("TUNNEL", "tunnel"),
+               column("STATE", "state"),
                {"SENT", [](const json& row) { return bytes(row.value("bytesSent", uint64_t{0})); }},
                {"RECEIVED", [](const json& row) { return bytes(row.value("bytesReceived", uint64_t{0})); }},
                {"AGE", [](const json& row) { return duration(row.value("ageMs", int64_t{0})); }}});
@@ -72,10 +85,12 @@ int run_connection_list(const Options& options) {
 int run_cert_list(const Options& options) {
   return list(options, "certs",
               {column("IDENTITY", "identity"),
-               {"STATE", [](const json& row) { return std::string(row.value("ready", false) ? "ready" : "waiting"); }},
+               {"STATE",
+                [](const json& row) { return std::string(row.value("ready", false) ? "ready" : "waiting"); }},
                {"EXPIRES IN", [](const json& row) { return remaining(row.value("notAfter", "")); }},
                {"RENEWS IN", [](const json& row) { return remaining(row.value("nextAttempt", "")); }},
-               column("SERIAL", "serial"), column("LAST ERROR", "lastError")});
+               column("SERIAL", "serial"),
+               column("LAST ERROR", "lastError")});
 }
 
 }  // namespace fairlead::cli

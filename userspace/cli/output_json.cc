@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
@@ -11,9 +10,13 @@ namespace {
 
 using nlohmann::json;
 
-void put(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+void put(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
 
-std::string scalar_yaml(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string scalar_yaml(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 }  // namespace
 
@@ -40,7 +43,9 @@ std::string cell(const json& value) {
 }
 
 Column column(std::string_view header, std::string_view key) {
-  return {header, [name = std::string(key)](const json& row) { return cell(row.contains(name) ? row.at(name) : json()); }};
+  return {header, [name = std::string(key)](const json& row) {
+            return cell(row.contains(name) ? row.at(name) : json());
+          }};
 }
 
 std::string duration(int64_t milliseconds) {
@@ -105,7 +110,8 @@ std::string yaml(const json& document, int indent) {
 }
 
 void print_document(const Options& options, const json& document) {
-  put(options.format == Format::kYaml ? yaml(document) : document.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  put(options.format == Format::kYaml ? yaml(document)
+                                      : document.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
 void print_list(const Options& options, const json& rows, const std::vector<Column>& columns) {
@@ -119,15 +125,21 @@ int complain(int status, std::string_view text) {
 }
 
 std::optional<json> ask(const Options& options, Socket socket, const std::string& line, int& status) {
-  const std::string path = options.run_directory + (socket == Socket::kKeeper ? "/keeper.sock" : "/proxy.sock");
+  const std::string path =
+      options.run_directory + (socket == Socket::kKeeper ? "/keeper.sock" : "/proxy.sock");
   const auto answer = net::query(path, line, options.timeout);
   if (!answer) {
-    status = complain(kUnreachable, answer.error().text() + "\n  Is the agent running here? Try: fairlead check; or name its directory: --run-dir DIR");
+    status = complain(
+        kUnreachable,
+        answer.error().text() +
+            "\n  Is the agent running here? Try: fairlead check; or name its directory: --run-dir DIR");
     return std::nullopt;
   }
   json document = json::parse(*answer, nullptr, false);
   if (document.is_discarded()) {
-    status = complain(kFailure, path + " answered something that is not JSON\n  Are agent and CLI of one version? Try: fairlead --version");
+    status = complain(kFailure, path +
+                                    " answered something that is not JSON\n  Are agent and CLI of one "
+                                    "version? Try: fairlead --version");
     return std::nullopt;
   }
   if (document.is_object() && document.contains("error")) {

@@ -1,5 +1,4 @@
 #include <cstdio>
-
 #include <nlohmann/json.hpp>
 
 #include "cli/output.h"
@@ -15,7 +14,8 @@ void line(std::string_view name, const std::string& text) {
 
 void counters(const json& values) {
   for (const auto& [name, value] : values.items()) {
-    if (value.is_number_unsigned() && value.get<uint64_t>() > 0) line("", fmt::format("{:32} {}", name, value.get<uint64_t>()));
+    if (value.is_number_unsigned() && value.get<uint64_t>() > 0)
+      line("", fmt::format("{:32} {}", name, value.get<uint64_t>()));
   }
 }
 
@@ -33,22 +33,25 @@ int run_status(const Options& options) {
   }
   line("node", cell(keeper->value("node", "")));
   line("keeper", fmt::format("pid {}, up {}, version {}, {} pods", keeper->value("pid", 0),
-                             duration(keeper->value("uptimeSeconds", int64_t{0}) * 1000), cell(keeper->value("version", "")),
-                             keeper->value("pods", 0)));
+                             duration(keeper->value("uptimeSeconds", int64_t{0}) * 1000),
+                             cell(keeper->value("version", "")), keeper->value("pods", 0)));
   if (!proxy) return proxy_status;
   const json& controller = proxy->at("controller");
-  line("proxy", fmt::format("pid {}, up {}, {} workers, {}, restarted {} times", proxy->value("pid", 0),
-                            duration(proxy->value("uptimeSeconds", int64_t{0}) * 1000), proxy->value("workers", 0),
-                            proxy->value("ready", false) ? "ready" : "NOT READY", keeper->value("proxyRestarts", 0)));
-  line("controller", fmt::format("{}, {}, {} pushes{}", cell(controller.value("address", "")),
-                                 controller.value("connected", false) ? "connected" : "NOT CONNECTED",
-                                 controller.value("pushes", 0),
-                                 controller.value("lastError", "").empty() ? "" : ", " + cell(controller["lastError"])));
+  line("proxy",
+       fmt::format("pid {}, up {}, {} workers, {}, restarted {} times", proxy->value("pid", 0),
+                   duration(proxy->value("uptimeSeconds", int64_t{0}) * 1000), proxy->value("workers", 0),
+                   proxy->value("ready", false) ? "ready" : "NOT READY", keeper->value("proxyRestarts", 0)));
+  line("controller",
+       fmt::format("{}, {}, {} pushes{}", cell(controller.value("address", "")),
+                   controller.value("connected", false) ? "connected" : "NOT CONNECTED",
+                   controller.value("pushes", 0),
+                   controller.value("lastError", "").empty() ? "" : ", " + cell(controller["lastError"])));
   const json& snapshot = proxy->at("snapshot");
   line("mesh", fmt::format("{} workloads, {} services, {} policies", snapshot.value("workloads", 0),
                            snapshot.value("services", 0), snapshot.value("policies", 0)));
-  line("connections", fmt::format("{} inbound, {} outbound, {} tunnels", proxy->at("connections").value("inbound", 0),
-                                  proxy->at("connections").value("outbound", 0), proxy->at("tunnels").value("open", 0)));
+  line("connections",
+       fmt::format("{} inbound, {} outbound, {} tunnels", proxy->at("connections").value("inbound", 0),
+                   proxy->at("connections").value("outbound", 0), proxy->at("tunnels").value("open", 0)));
   line("counters", "");
   counters(proxy->at("counters"));
   line("bpf", cell(keeper->at("bpf").value("directory", "")));

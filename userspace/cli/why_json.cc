@@ -1,5 +1,4 @@
 #include <cstdio>
-
 #include <nlohmann/json.hpp>
 
 #include "base/net_types.h"
@@ -17,8 +16,9 @@ std::string sentence(const json& row) {
   const std::string policy = row.value("policy", "");
   std::string text = fmt::format("{}  {}  {} from {} to {} of {}: {}", cell(row.value("time", "")),
                                  row.value("allowed", false) ? "allowed" : "DENIED ",
-                                 principal.empty() ? "plaintext" : cell(principal), cell(row.value("source", "")),
-                                 cell(row.value("destination", "")), cell(row.value("pod", "")), cell(row.value("reason", "")));
+                                 principal.empty() ? "plaintext" : cell(principal),
+                                 cell(row.value("source", "")), cell(row.value("destination", "")),
+                                 cell(row.value("pod", "")), cell(row.value("reason", "")));
   if (!policy.empty()) text += fmt::format(" {} of policy {}", row.value("rule", -1), cell(policy));
   return text + "\n";
 }
@@ -32,10 +32,12 @@ int run_why(const Options& options) {
     const std::string& word = options.arguments[i];
     if (word == "--denied") {
       only_denied = true;
-    } else if (word == "-n" && i + 1 < options.arguments.size() && parse_number(options.arguments[i + 1], kMostDecisions)) {
+    } else if (word == "-n" && i + 1 < options.arguments.size() &&
+               parse_number(options.arguments[i + 1], kMostDecisions)) {
       most = *parse_number(options.arguments[++i], kMostDecisions);
     } else {
-      return complain(kUsage, fmt::format("why: unexpected '{}'\n  Try: fairlead why [--denied] [-n COUNT]", word));
+      return complain(kUsage,
+                      fmt::format("why: unexpected '{}'\n  Try: fairlead why [--denied] [-n COUNT]", word));
     }
   }
   int status = kOk;

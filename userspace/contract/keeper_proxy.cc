@@ -28,7 +28,9 @@ struct Encoder {
   void type(Type value) { out.u8(static_cast<uint8_t>(value)); }
 
   void operator()(const Hello& m) { type(Type::kHello), out.u32(m.version); }
-  void operator()(const NeedSockets& m) { type(Type::kNeedSockets), out.u64(m.pod), out.u8(m.family), out.u8(m.count); }
+  void operator()(const NeedSockets& m) {
+    type(Type::kNeedSockets), out.u64(m.pod), out.u8(m.family), out.u8(m.count);
+  }
   void operator()(const Synced&) { type(Type::kSynced); }
   void operator()(const Welcome& m) { type(Type::kWelcome), out.u32(m.version); }
   void operator()(const PodRemoved& m) { type(Type::kPodRemoved), out.u64(m.pod); }
@@ -97,15 +99,17 @@ bool read_body(Type type, ByteReader& in, Message& message) {
 
 }  // namespace
 
-void encode(const Message& message, Buffer& out) { std::visit(Encoder{ByteWriter(out)}, message); }
+void encode(const Message& message, Buffer& out) {
+  std::visit(Encoder{ByteWriter(out)}, message);
+}
 
 Result<Message> decode(std::span<const uint8_t> bytes) {
   ByteReader in(bytes);
   const auto type = static_cast<Type>(in.u8());
   Message message;
   if (!in.ok() || !read_body(type, in, message) || !in.ok() || !in.at_end()) {
-    return Error(ErrorKind::kProtocol, fmt::format("contract: malformed message of {} bytes, type {}", bytes.size(),
-                                                   bytes.empty() ? 0 : bytes[0]));
+    return Error(ErrorKind::kProtocol, fmt::format("contract: malformed message of {} bytes, type {}",
+                                                   bytes.size(), bytes.empty() ? 0 : bytes[0]));
   }
   return message;
 }
@@ -114,7 +118,8 @@ Result<bool> send(BorrowedFd socket, const Message& message, std::span<const Bor
   Buffer body;
   encode(message, body);
   if (body.size() > kMaxMessage || fds.size() > kMaxFds) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("contract: {} bytes with {} fds is too large", body.size(), fds.size()));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("contract: {} bytes with {} fds is too large", body.size(), fds.size()));
   }
   iovec data{body.data(), body.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
@@ -160,7 +165,8 @@ Result<Received> receive(BorrowedFd socket) {
   if (count < 0 && (code == EAGAIN || code == EWOULDBLOCK)) return received;
   if (count < 0 && code != ECONNRESET) return Error::from_code("contract: recvmsg", code);
   // Owned before anything else is looked at: no error path may leak them.
-  for (cmsghdr* part = CMSG_FIRSTHDR(&header); count >= 0 && part != nullptr; part = CMSG_NXTHDR(&header, part)) {
+  for (cmsghdr* part = CMSG_FIRSTHDR(&header); count >= 0 && part != nullptr;
+       part = CMSG_NXTHDR(&header, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
     const size_t fds = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < fds; ++i) {

@@ -1,10 +1,10 @@
 // The contract between the keeper (privileged) and the proxy (no privilege): messages over one AF_UNIX
-// SOCK_SEQPACKET pair, one message per packet, fds by SCM_RIGHTS. Both sides treat the other's bytes as hostile:
-// a message that does not decode ends the connection.
+// SOCK_SEQPACKET pair, one message per packet, fds by SCM_RIGHTS. Both sides treat the other's bytes as
+// hostile: a message that does not decode ends the connection.
 //
-// Order: the keeper sends Welcome (with the map fds), then PodAdded for every pod, then Ready; afterwards PodAdded
-// and PodRemoved as they come. The proxy sends NeedSockets whenever a pod's stock runs low, and Hello first of all.
-// Ownership: fds travel with the message and belong to the receiver. Thread: values.
+// Order: the keeper sends Welcome (with the map fds), then PodAdded for every pod, then Ready; afterwards
+// PodAdded and PodRemoved as they come. The proxy sends NeedSockets whenever a pod's stock runs low, and
+// Hello first of all. Ownership: fds travel with the message and belong to the receiver. Thread: values.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,16 @@
 namespace fairlead::contract {
 
 constexpr uint32_t kVersion = 1;
-constexpr size_t kMaxMessage = 16384;       // bytes of one packet
-constexpr size_t kMaxFds = 64;              // per packet; SCM_MAX_FD is 253
-constexpr size_t kSocketBatch = 32;         // sockets per NeedSockets answer
+constexpr size_t kMaxMessage = 16384;  // bytes of one packet
+constexpr size_t kMaxFds = 64;         // per packet; SCM_MAX_FD is 253
+constexpr size_t kSocketBatch = 32;    // sockets per NeedSockets answer
 
 // Pods are named by the cookie of their network namespace (SO_NETNS_COOKIE): unique until reboot.
 using PodId = uint64_t;
 
 // proxy → keeper
-struct Synced {};  // the mesh state is in force and fl_dests holds it: pods may be told that they are captured
+struct Synced {
+};  // the mesh state is in force and fl_dests holds it: pods may be told that they are captured
 struct Hello {
   uint32_t version = kVersion;
 };
@@ -68,7 +69,8 @@ struct Drain {
   uint32_t deadline_ms = 0;  // stop accepting, let streams end, exit
 };
 
-using Message = std::variant<Hello, NeedSockets, Synced, Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain>;
+using Message =
+    std::variant<Hello, NeedSockets, Synced, Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain>;
 
 struct Packet {
   Message message;

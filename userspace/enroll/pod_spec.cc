@@ -13,16 +13,18 @@ constexpr size_t kMaxName = 253;
 constexpr size_t kMaxUid = 63;
 
 bool is_name_char(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+         c == '_';
 }
 
 bool is_name(std::string_view text, size_t maximum) {
-  return !text.empty() && text.size() <= maximum && text.front() != '.' && std::all_of(text.begin(), text.end(), is_name_char);
+  return !text.empty() && text.size() <= maximum && text.front() != '.' &&
+         std::all_of(text.begin(), text.end(), is_name_char);
 }
 
 bool is_path(std::string_view path) {
-  return path.size() > 1 && path.size() < 4096 && path.front() == '/' && path.find('\0') == std::string_view::npos &&
-         path.find("/../") == std::string_view::npos;
+  return path.size() > 1 && path.size() < 4096 && path.front() == '/' &&
+         path.find('\0') == std::string_view::npos && path.find("/../") == std::string_view::npos;
 }
 
 std::string_view trimmed(std::string_view text) {
@@ -32,12 +34,14 @@ std::string_view trimmed(std::string_view text) {
 }
 
 // Calls `take` for each item of a comma-separated annotation.
-Result<void> each_item(const PodSpec& pod, std::string_view key, const std::function<Result<void>(std::string_view)>& take) {
+Result<void> each_item(const PodSpec& pod, std::string_view key,
+                       const std::function<Result<void>(std::string_view)>& take) {
   const auto found = pod.annotations.find(std::string(key));
   if (found == pod.annotations.end()) return {};
   std::string_view rest = found->second;
   for (size_t count = 0; !rest.empty(); ++count) {
-    if (count == kMaxExclusions) return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} items", key, kMaxExclusions));
+    if (count == kMaxExclusions)
+      return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} items", key, kMaxExclusions));
     const size_t comma = rest.find(',');
     const std::string_view item = trimmed(rest.substr(0, comma));
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
@@ -51,7 +55,8 @@ Result<void> each_item(const PodSpec& pod, std::string_view key, const std::func
 Result<void> read_ports(const PodSpec& pod, std::string_view key, std::vector<uint16_t>& ports) {
   return each_item(pod, key, [&ports](std::string_view item) -> Result<void> {
     const auto port = parse_number(item, 65535);
-    if (!port || *port == 0) return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not a port", item));
+    if (!port || *port == 0)
+      return Error(ErrorKind::kInvalidArgument, fmt::format("'{}' is not a port", item));
     ports.push_back(static_cast<uint16_t>(*port));
     return {};
   });

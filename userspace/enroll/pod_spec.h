@@ -1,5 +1,5 @@
-// A pod as it is enrolled: who it is and where its namespace and cgroup are, with the exclusions of its annotations.
-// Values; the JSON forms live in pod_spec_json.cc.
+// A pod as it is enrolled: who it is and where its namespace and cgroup are, with the exclusions of its
+// annotations. Values; the JSON forms live in pod_spec_json.cc.
 #pragma once
 
 #include <map>
@@ -27,9 +27,9 @@ struct PodSpec {
 
 // What Istio's annotations exclude from capture.
 struct Exclusions {
-  std::vector<uint16_t> outbound_ports;   // traffic.sidecar.istio.io/excludeOutboundPorts
-  std::vector<uint16_t> inbound_ports;    // traffic.sidecar.istio.io/excludeInboundPorts
-  std::vector<Cidr> outbound_ranges;      // traffic.sidecar.istio.io/excludeOutboundIPRanges
+  std::vector<uint16_t> outbound_ports;  // traffic.sidecar.istio.io/excludeOutboundPorts
+  std::vector<uint16_t> inbound_ports;   // traffic.sidecar.istio.io/excludeInboundPorts
+  std::vector<Cidr> outbound_ranges;     // traffic.sidecar.istio.io/excludeOutboundIPRanges
 };
 Result<Exclusions> exclusions_of(const PodSpec& pod);
 

@@ -10,7 +10,9 @@ using nlohmann::json;
 
 constexpr size_t kMaxFile = 16 << 20;
 
-Error invalid(std::string_view why) { return {ErrorKind::kInvalidArgument, fmt::format("pod: {}", why)}; }
+Error invalid(std::string_view why) {
+  return {ErrorKind::kInvalidArgument, fmt::format("pod: {}", why)};
+}
 
 Result<json> parse(std::string_view text) {
   json document = json::parse(text, nullptr, false);
@@ -34,7 +36,8 @@ Result<PodSpec> pod_from(const json& document) {
   if (!document.is_object()) return invalid("want an object");
   PodSpec pod;
   const std::map<std::string, std::string*> fields = {
-      {"uid", &pod.uid},     {"namespace", &pod.ns}, {"name", &pod.name}, {"serviceAccount", &pod.service_account},
+      {"uid", &pod.uid},     {"namespace", &pod.ns},
+      {"name", &pod.name},   {"serviceAccount", &pod.service_account},
       {"netns", &pod.netns}, {"cgroup", &pod.cgroup}};
   for (const auto& [key, value] : document.items()) {
     const auto field = fields.find(key);
@@ -69,7 +72,8 @@ Result<PodSpec> pod_from_json(std::string_view text) {
 
 Result<std::string> uid_from_json(std::string_view text) {
   FL_TRY_ASSIGN(const json document, parse(text));
-  if (!document.is_object() || document.size() != 1 || !document.contains("uid")) return invalid("want {\"uid\": …}");
+  if (!document.is_object() || document.size() != 1 || !document.contains("uid"))
+    return invalid("want {\"uid\": …}");
   std::string uid;
   FL_TRY(read_string(document["uid"], "uid", uid));
   return uid;
@@ -80,12 +84,14 @@ Result<std::vector<PodSpec>> load_pods(const std::string& path) {
   if (!text && text.error().code() == ENOENT) return std::vector<PodSpec>();
   if (!text) return Error(std::move(text).error());
   auto document = parse(*text);
-  if (!document || !document->is_array()) return Error(ErrorKind::kInvalidArgument, fmt::format("{}: not a list of pods", path));
+  if (!document || !document->is_array())
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: not a list of pods", path));
   std::vector<PodSpec> pods;
   for (const json& item : *document) {
     auto pod = pod_from(item);
     if (!pod) return std::move(pod).error().context(path);
-    if (pods.size() == kMaxPods) return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} pods", path, kMaxPods));
+    if (pods.size() == kMaxPods)
+      return Error(ErrorKind::kExhausted, fmt::format("{}: more than {} pods", path, kMaxPods));
     pods.push_back(std::move(*pod));
   }
   return pods;

@@ -9,7 +9,8 @@ namespace fairlead {
 namespace {
 
 constexpr int kEventsPerTurn = 256;
-constexpr uint32_t kBothEdges = static_cast<uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
+constexpr uint32_t kBothEdges =
+    static_cast<uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
 
 }  // namespace
 
@@ -25,7 +26,8 @@ Result<std::unique_ptr<Reactor>> Reactor::create() {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = nullptr;  // the wake-up is the only registration without a handler
-  if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &event) != 0) return Error::from_errno("epoll_ctl eventfd");
+  if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &event) != 0)
+    return Error::from_errno("epoll_ctl eventfd");
   return std::unique_ptr<Reactor>(new Reactor(std::move(epoll), std::move(wake)));
 }
 
@@ -63,7 +65,8 @@ Result<void> Reactor::watch_level(BorrowedFd fd, IoHandler& handler, bool exclus
 }
 
 void Reactor::unwatch(BorrowedFd fd) noexcept {
-  (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd.get(), nullptr);  // ignoring: the fd may never have been added
+  (void)epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd.get(),
+                  nullptr);  // ignoring: the fd may never have been added
 }
 
 void Reactor::at_turn_end(TurnEndHook& hook) noexcept {
@@ -90,9 +93,13 @@ void Reactor::run_turn_end_hooks() noexcept {
   }
 }
 
-void Reactor::defer_destroy(std::unique_ptr<Deferred> object) { deferred_.push_back(std::move(object)); }
+void Reactor::defer_destroy(std::unique_ptr<Deferred> object) {
+  deferred_.push_back(std::move(object));
+}
 
-void Reactor::post(std::function<void()> function) { posted_.push_back(std::move(function)); }
+void Reactor::post(std::function<void()> function) {
+  posted_.push_back(std::move(function));
+}
 
 void Reactor::send(std::function<void()> function) {
   {

@@ -1,11 +1,11 @@
 // One epoll loop for one thread: readiness in, callbacks out.
 //
-// The order inside one turn is fixed: posted functions and the mailbox, expired timers, I/O events, turn-end hooks
-// (what was gathered during the turn is flushed once), deferred destruction. Objects whose handler may still be in this
-// turn's batch of events are destroyed only in that last step: hand them to defer_destroy().
+// The order inside one turn is fixed: posted functions and the mailbox, expired timers, I/O events, turn-end
+// hooks (what was gathered during the turn is flushed once), deferred destruction. Objects whose handler may
+// still be in this turn's batch of events are destroyed only in that last step: hand them to defer_destroy().
 //
-// Registration is edge-triggered, once per fd, for both directions: a handler remembers that it is readable or writable
-// until a call said would-block, so that no event costs an epoll_ctl.
+// Registration is edge-triggered, once per fd, for both directions: a handler remembers that it is readable
+// or writable until a call said would-block, so that no event costs an epoll_ctl.
 //
 // Thread: everything from the owning thread, except send() and stop(), which any thread may call.
 #pragma once
@@ -34,7 +34,8 @@ class IoHandler {
   ~IoHandler() = default;
 };
 
-// Something that wants to run once at the end of the turn in which it was scheduled. Unlinks itself when destroyed.
+// Something that wants to run once at the end of the turn in which it was scheduled. Unlinks itself when
+// destroyed.
 class TurnEndHook {
  public:
   TurnEndHook() = default;
@@ -68,7 +69,8 @@ class Reactor {
   // Level-triggered, read side only: for listeners, eventfds and other fds that are not drained every time.
   // `exclusive`: of several reactors that watch the same listener, wake one (EPOLLEXCLUSIVE).
   Result<void> watch_level(BorrowedFd fd, IoHandler& handler, bool exclusive = false);
-  // Asks for the current readiness once more: for a handler that stopped before it was done, to let others run.
+  // Asks for the current readiness once more: for a handler that stopped before it was done, to let others
+  // run.
   Result<void> rearm(BorrowedFd fd, IoHandler& handler);
   void unwatch(BorrowedFd fd) noexcept;
 
@@ -80,7 +82,7 @@ class Reactor {
   TimerWheel& timers() noexcept { return timers_; }
   [[nodiscard]] TimePoint now() const noexcept { return now_; }  // monotonic, read once per turn
 
-  void run();            // until stop()
+  void run();  // until stop()
   void run_turn(int timeout_ms);
   void stop() noexcept;  // any thread
 

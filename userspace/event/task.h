@@ -1,9 +1,10 @@
-// Coroutines for connection set-up: Task<T> starts when it is awaited, or when start() is called on it by its owner.
-// Destroying a Task that waits cancels it: the frames below it are destroyed in order and every awaiter takes itself off
-// what it waited for. So a connection owns its set-up task as a member, and nothing is ever detached.
+// Coroutines for connection set-up: Task<T> starts when it is awaited, or when start() is called on it by its
+// owner. Destroying a Task that waits cancels it: the frames below it are destroyed in order and every
+// awaiter takes itself off what it waited for. So a connection owns its set-up task as a member, and nothing
+// is ever detached.
 //
-// Rules: parameters by value, or references to what outlives the owner; one co_await per statement; no exceptions.
-// Thread: the reactor's.
+// Rules: parameters by value, or references to what outlives the owner; one co_await per statement; no
+// exceptions. Thread: the reactor's.
 #pragma once
 
 #include <coroutine>

@@ -1,6 +1,6 @@
-// Timeouts in O(1): a hashed wheel of 512 slots of 16 ms; far deadlines go round. A timer fires at its deadline or up to
-// one tick later. Intrusive: a Timer is a member of its owner and unlinks itself when destroyed.
-// Thread: the reactor's.
+// Timeouts in O(1): a hashed wheel of 512 slots of 16 ms; far deadlines go round. A timer fires at its
+// deadline or up to one tick later. Intrusive: a Timer is a member of its owner and unlinks itself when
+// destroyed. Thread: the reactor's.
 #pragma once
 
 #include <array>

@@ -1,4 +1,5 @@
-// What a set-up coroutine waits for: an fd to become ready, or somebody to notify it – always with a deadline.
+// What a set-up coroutine waits for: an fd to become ready, or somebody to notify it – always with a
+// deadline.
 //
 //   FdWaiter waiter(reactor);  FL_CO_TRY(waiter.open(fd));
 //   const bool ready = co_await waiter.readable(deadline);     // false: deadline passed
@@ -17,7 +18,8 @@
 
 namespace fairlead {
 
-// Edge-triggered readiness of one fd for one coroutine. The fd stays its owner's and must be open until close() or the end.
+// Edge-triggered readiness of one fd for one coroutine. The fd stays its owner's and must be open until
+// close() or the end.
 class FdWaiter final : public IoHandler {
  public:
   explicit FdWaiter(Reactor& reactor) noexcept : reactor_(reactor) {}
@@ -87,7 +89,8 @@ class FdWaiter final : public IoHandler {
   Awaiter* awaiter_ = nullptr;
 };
 
-// Any number of coroutines wait; notify_all() wakes those that wait now, in the order they came, at the end of the turn.
+// Any number of coroutines wait; notify_all() wakes those that wait now, in the order they came, at the end
+// of the turn.
 class Signal {
  public:
   Signal() = default;

@@ -6,7 +6,8 @@
 
 namespace fairlead::hbone {
 
-// ---- set-up -------------------------------------------------------------------------------------------------------------
+// ---- set-up
+// -------------------------------------------------------------------------------------------------------------
 
 Connection::Impl::Impl(Role r, const Settings& s, ConnectionHandler& h)
     : role(r), settings(s), handler(h), reading(r == Role::kServer ? Reading::kPreface : Reading::kHeader) {
@@ -17,7 +18,8 @@ Connection::Impl::Impl(Role r, const Settings& s, ConnectionHandler& h)
       {Setting::kMaxHeaderListSize, kMaxHeaderList},
   };
   if (role == Role::kClient) mine.emplace_back(Setting::kEnablePush, 0);
-  if (role == Role::kServer) mine.emplace_back(Setting::kMaxConcurrentStreams, settings.max_concurrent_streams);
+  if (role == Role::kServer)
+    mine.emplace_back(Setting::kMaxConcurrentStreams, settings.max_concurrent_streams);
   append_header(output, static_cast<uint32_t>(mine.size() * 6), FrameType::kSettings, 0, 0);
   ByteWriter out(output);
   for (const auto& [id, value] : mine) {
@@ -32,10 +34,15 @@ Connection::Connection(Role role, const Settings& settings, ConnectionHandler& h
     : impl_(std::make_unique<Impl>(role, settings, handler)) {}
 Connection::~Connection() = default;
 
-Result<void> Connection::receive(std::span<const uint8_t> plaintext) { return impl_->receive(plaintext); }
-Buffer& Connection::output() noexcept { return impl_->output; }
+Result<void> Connection::receive(std::span<const uint8_t> plaintext) {
+  return impl_->receive(plaintext);
+}
+Buffer& Connection::output() noexcept {
+  return impl_->output;
+}
 
-// ---- streams ------------------------------------------------------------------------------------------------------------
+// ---- streams
+// ------------------------------------------------------------------------------------------------------------
 
 Stream* Connection::Impl::find(StreamId id) const noexcept {
   const auto found = streams.find(id);
@@ -83,7 +90,8 @@ Result<void> Connection::Impl::send_headers(StreamId id, bool end_stream, Buffer
   do {
     const auto part = static_cast<uint32_t>(std::min<size_t>(block.size(), peer_max_frame));
     const bool last = part == block.size();
-    const uint8_t flags = static_cast<uint8_t>((last ? kFlagEndHeaders : 0) | (first && end_stream ? kFlagEndStream : 0));
+    const uint8_t flags =
+        static_cast<uint8_t>((last ? kFlagEndHeaders : 0) | (first && end_stream ? kFlagEndStream : 0));
     append_header(output, part, first ? FrameType::kHeaders : FrameType::kContinuation, flags, id);
     output.append(block.span().first(part));
     block.consume(part);
@@ -131,7 +139,8 @@ void Connection::abort() {
 
 Result<StreamId> Connection::open(const ConnectRequest& request, StreamHandler& handler) {
   if (impl_->dead || draining()) return Error(ErrorKind::kClosed, "the tunnel takes no new streams");
-  if (open_streams() >= impl_->peer_max_streams) return Error(ErrorKind::kExhausted, "the peer's limit of streams");
+  if (open_streams() >= impl_->peer_max_streams)
+    return Error(ErrorKind::kExhausted, "the peer's limit of streams");
   if (impl_->next_local > kMaxWindow) return Error(ErrorKind::kExhausted, "stream ids are used up");
   Buffer block;
   FL_TRY(impl_->encoder.request(request, block));
@@ -155,15 +164,19 @@ void Connection::respond(StreamId id, int status) {
   if (!good) impl_->reset_by_us(id, ErrorCode::kNoError);
 }
 
-void Connection::reset(StreamId id, ErrorCode code) { impl_->reset_by_us(id, code); }
+void Connection::reset(StreamId id, ErrorCode code) {
+  impl_->reset_by_us(id, code);
+}
 
-// ---- sending data -------------------------------------------------------------------------------------------------------
+// ---- sending data
+// -------------------------------------------------------------------------------------------------------
 
 size_t Connection::Impl::writable(const Stream& stream) const noexcept {
   if (!stream.opened || stream.local_closed || dead || output.size() >= kMaxOutput) return 0;
   const int64_t window = std::min(stream.send_window, send_window);
   if (window <= 0) return 0;
-  return static_cast<size_t>(std::min<int64_t>(window, std::min<int64_t>(peer_max_frame, static_cast<int64_t>(kMaxOutput))));
+  return static_cast<size_t>(
+      std::min<int64_t>(window, std::min<int64_t>(peer_max_frame, static_cast<int64_t>(kMaxOutput))));
 }
 
 size_t Connection::writable(StreamId id) const noexcept {
@@ -228,7 +241,8 @@ void Connection::output_drained() {
   if (impl_->output.size() <= kMaxOutput / 2) impl_->wake_blocked();
 }
 
-// ---- giving credit ------------------------------------------------------------------------------------------------------
+// ---- giving credit
+// ------------------------------------------------------------------------------------------------------
 
 void Connection::consume(StreamId id, size_t bytes) {
   Stream* stream = impl_->find(id);
@@ -236,8 +250,10 @@ void Connection::consume(StreamId id, size_t bytes) {
   stream->unacknowledged += static_cast<uint32_t>(bytes);
   if (stream->unacknowledged < stream->window / 2) return;
   uint32_t increment = stream->unacknowledged;
-  // What was received and not consumed is the reader's backlog. With little of it the window is what holds the sender back.
-  const int64_t backlog = static_cast<int64_t>(stream->window) - stream->receive_window - stream->unacknowledged;
+  // What was received and not consumed is the reader's backlog. With little of it the window is what holds
+  // the sender back.
+  const int64_t backlog =
+      static_cast<int64_t>(stream->window) - stream->receive_window - stream->unacknowledged;
   if (backlog < static_cast<int64_t>(stream->window / 8) && stream->window < impl_->settings.max_window) {
     const uint32_t grown = std::min(stream->window * 2, impl_->settings.max_window);
     increment += grown - stream->window;
@@ -248,7 +264,8 @@ void Connection::consume(StreamId id, size_t bytes) {
   impl_->send_window_update(id, increment);
 }
 
-// ---- connection ---------------------------------------------------------------------------------------------------------
+// ---- connection
+// ---------------------------------------------------------------------------------------------------------
 
 void Connection::ping(uint64_t opaque) {
   append_header(impl_->output, 8, FrameType::kPing, 0, 0);
@@ -256,7 +273,9 @@ void Connection::ping(uint64_t opaque) {
   impl_->touched();
 }
 
-uint64_t Connection::pongs() const noexcept { return impl_->pongs; }
+uint64_t Connection::pongs() const noexcept {
+  return impl_->pongs;
+}
 
 void Connection::goaway(ErrorCode code) {
   if (impl_->goaway_sent || impl_->dead) return;
@@ -268,8 +287,14 @@ void Connection::goaway(ErrorCode code) {
   impl_->touched();
 }
 
-bool Connection::draining() const noexcept { return impl_->goaway_sent || impl_->goaway_received || impl_->dead; }
-size_t Connection::open_streams() const noexcept { return impl_->streams.size(); }
-size_t Connection::stream_limit() const noexcept { return impl_->peer_max_streams; }
+bool Connection::draining() const noexcept {
+  return impl_->goaway_sent || impl_->goaway_received || impl_->dead;
+}
+size_t Connection::open_streams() const noexcept {
+  return impl_->streams.size();
+}
+size_t Connection::stream_limit() const noexcept {
+  return impl_->peer_max_streams;
+}
 
 }  // namespace fairlead::hbone

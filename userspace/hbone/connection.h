@@ -1,16 +1,19 @@
-// HTTP/2 (RFC 9113) reduced to what HBONE needs: one connection of CONNECT streams, client or server. Sans-I/O:
-// plaintext in through receive(), frames out through output(); the caller seals and sends once per loop turn.
+// HTTP/2 (RFC 9113) reduced to what HBONE needs: one connection of CONNECT streams, client or server.
+// Sans-I/O: plaintext in through receive(), frames out through output(); the caller seals and sends once per
+// loop turn.
 //
-// Data path without copies: prepare_data() gives room right behind a DATA frame header inside the output buffer, the
-// caller reads from its socket into it and commits. Incoming DATA payload is handed on as a span into the received bytes.
+// Data path without copies: prepare_data() gives room right behind a DATA frame header inside the output
+// buffer, the caller reads from its socket into it and commits. Incoming DATA payload is handed on as a span
+// into the received bytes.
 //
-// Back-pressure: a stream may send up to writable(); the receiver returns credit with consume() only for what has left
-// towards its application, so a slow reader stops its own sender and nobody else. The connection window is as large as
-// HTTP/2 allows; stream windows bound memory (limits in hbone/limits.h) and grow while the reader keeps up.
+// Back-pressure: a stream may send up to writable(); the receiver returns credit with consume() only for what
+// has left towards its application, so a slow reader stops its own sender and nobody else. The connection
+// window is as large as HTTP/2 allows; stream windows bound memory (limits in hbone/limits.h) and grow while
+// the reader keeps up.
 //
-// Errors: receive() returning an Error means the connection is over: GOAWAY is in output(), send it, then close; every
-// stream got on_reset. Misuse by a peer is counted by cause.
-// Thread: the connection's worker. Ownership: handlers are borrowed and must outlive the stream (until on_closed).
+// Errors: receive() returning an Error means the connection is over: GOAWAY is in output(), send it, then
+// close; every stream got on_reset. Misuse by a peer is counted by cause. Thread: the connection's worker.
+// Ownership: handlers are borrowed and must outlive the stream (until on_closed).
 #pragma once
 
 #include <cstdint>
@@ -53,11 +56,11 @@ struct ConnectRequest {
 
 class StreamHandler {
  public:
-  virtual void on_response(int status) = 0;                       // client: headers of the answer
-  virtual void on_data(std::span<const uint8_t> payload) = 0;     // never more than the credit given
-  virtual void on_end() = 0;                                      // END_STREAM: the peer's FIN
-  virtual void on_reset(ErrorCode code) = 0;                      // RST_STREAM, or the connection died
-  virtual void on_writable() = 0;                                 // credit or output room came back after writable() was 0
+  virtual void on_response(int status) = 0;                    // client: headers of the answer
+  virtual void on_data(std::span<const uint8_t> payload) = 0;  // never more than the credit given
+  virtual void on_end() = 0;                                   // END_STREAM: the peer's FIN
+  virtual void on_reset(ErrorCode code) = 0;                   // RST_STREAM, or the connection died
+  virtual void on_writable() = 0;  // credit or output room came back after writable() was 0
 
  protected:
   ~StreamHandler() = default;
@@ -65,11 +68,13 @@ class StreamHandler {
 
 class ConnectionHandler {
  public:
-  // Server: a CONNECT came. Answer with respond() or reset(), now or later. Returns who gets the stream's events.
+  // Server: a CONNECT came. Answer with respond() or reset(), now or later. Returns who gets the stream's
+  // events.
   virtual StreamHandler* on_connect(StreamId stream, const ConnectRequest& request) = 0;
-  virtual void on_goaway(ErrorCode code) = 0;      // no new streams on this connection
-  virtual void on_output() = 0;                    // output() went from empty to non-empty: flush this turn
-  virtual void on_stream_closed(StreamId stream) = 0;  // both directions done or reset; the handler is forgotten
+  virtual void on_goaway(ErrorCode code) = 0;  // no new streams on this connection
+  virtual void on_output() = 0;                // output() went from empty to non-empty: flush this turn
+  virtual void on_stream_closed(
+      StreamId stream) = 0;  // both directions done or reset; the handler is forgotten
 
  protected:
   ~ConnectionHandler() = default;
@@ -94,20 +99,22 @@ class Connection {
   Result<void> receive(std::span<const uint8_t> plaintext);
   // Frames that wait to be sealed. The caller consumes them.
   Buffer& output() noexcept;
-  // The caller has sent what was in output(): streams that were held back by kMaxOutput go on (on_writable, in fair order).
+  // The caller has sent what was in output(): streams that were held back by kMaxOutput go on (on_writable,
+  // in fair order).
   void output_drained();
   // The transport died: every open stream gets on_reset, nothing is written any more.
   void abort();
 
-  // --- streams -------------------------------------------------------------------------------------------------
-  // Client: sends HEADERS. kExhausted at the peer's limit of streams, kClosed after GOAWAY.
+  // --- streams
+  // ------------------------------------------------------------------------------------------------- Client:
+  // sends HEADERS. kExhausted at the peer's limit of streams, kClosed after GOAWAY.
   Result<StreamId> open(const ConnectRequest& request, StreamHandler& handler);
   // Server: 200 opens both directions; another status ends the stream.
   void respond(StreamId stream, int status);
   // How many bytes of data may be sent now: window, frame size of the peer, and room below kMaxOutput.
   [[nodiscard]] size_t writable(StreamId stream) const noexcept;
-  // Room for up to `maximum` bytes (≤ writable) directly in output(); follow with exactly one commit_data() before any
-  // other call on this connection. commit_data(…, 0, false) takes the frame header back.
+  // Room for up to `maximum` bytes (≤ writable) directly in output(); follow with exactly one commit_data()
+  // before any other call on this connection. commit_data(…, 0, false) takes the frame header back.
   std::span<uint8_t> prepare_data(StreamId stream, size_t maximum);
   void commit_data(StreamId stream, size_t bytes, bool end_stream);
   void end(StreamId stream);  // END_STREAM on an empty DATA frame
@@ -115,10 +122,11 @@ class Connection {
   // `bytes` of payload handed out by on_data() have left; gives credit back in batches.
   void consume(StreamId stream, size_t bytes);
 
-  // --- connection ----------------------------------------------------------------------------------------------
-  void ping(uint64_t opaque);                  // the answer shows in pongs()
+  // --- connection
+  // ----------------------------------------------------------------------------------------------
+  void ping(uint64_t opaque);  // the answer shows in pongs()
   [[nodiscard]] uint64_t pongs() const noexcept;
-  void goaway(ErrorCode code);                 // streams that are open go on
+  void goaway(ErrorCode code);  // streams that are open go on
   [[nodiscard]] bool draining() const noexcept;
   [[nodiscard]] size_t open_streams() const noexcept;
   [[nodiscard]] size_t stream_limit() const noexcept;  // what the peer allows (100 until its SETTINGS came)

@@ -20,8 +20,8 @@ struct Stream {
   uint32_t unacknowledged = 0;  // consumed, not yet given back
   bool local_closed = false;
   bool remote_closed = false;
-  bool opened = false;    // server: 200 was sent; client: HEADERS were sent
-  bool answered = false;  // client: HEADERS came back
+  bool opened = false;           // server: 200 was sent; client: HEADERS were sent
+  bool answered = false;         // client: HEADERS came back
   mutable bool blocked = false;  // writable() said 0: it wants on_writable()
 };
 

@@ -62,7 +62,8 @@ inline FrameHeader parse_header(const uint8_t* bytes) noexcept {
   return header;
 }
 
-inline void write_header(uint8_t* out, uint32_t length, FrameType type, uint8_t flags, StreamId stream) noexcept {
+inline void write_header(uint8_t* out, uint32_t length, FrameType type, uint8_t flags,
+                         StreamId stream) noexcept {
   out[0] = static_cast<uint8_t>(length >> 16);
   out[1] = static_cast<uint8_t>(length >> 8);
   out[2] = static_cast<uint8_t>(length);

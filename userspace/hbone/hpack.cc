@@ -15,8 +15,9 @@ namespace {
 constexpr size_t kTableSize = 4096;  // RFC 9113 §6.5.2, the default both sides keep
 
 nghttp2_nv field(std::string_view name, std::string_view value) {
-  return {reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())), reinterpret_cast<uint8_t*>(const_cast<char*>(value.data())),
-          name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
+  return {reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())),
+          reinterpret_cast<uint8_t*>(const_cast<char*>(value.data())), name.size(), value.size(),
+          NGHTTP2_NV_FLAG_NONE};
 }
 
 Result<void> deflate(nghttp2_hd_deflater* deflater, std::span<const nghttp2_nv> fields, Buffer& out) {
@@ -29,7 +30,8 @@ Result<void> deflate(nghttp2_hd_deflater* deflater, std::span<const nghttp2_nv> 
 }
 
 bool connection_specific(std::string_view name) {
-  constexpr std::array<std::string_view, 5> kNames = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"};
+  constexpr std::array<std::string_view, 5> kNames = {"connection", "keep-alive", "proxy-connection",
+                                                      "transfer-encoding", "upgrade"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 
@@ -71,7 +73,8 @@ class Collector {
   }
 
   void regular(std::string_view name, std::string_view value) {
-    if (std::any_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; })) offend("upper case in a name");
+    if (std::any_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; }))
+      offend("upper case in a name");
     if (connection_specific(name)) offend("connection-specific header");
     if (name == "forwarded") list_.request.forwarded = value;
     if (name == "baggage") list_.request.baggage = value;
@@ -84,12 +87,18 @@ class Collector {
   bool regular_seen_ = false;
 };
 
-std::string_view view(const uint8_t* bytes, size_t length) { return {reinterpret_cast<const char*>(bytes), length}; }
+std::string_view view(const uint8_t* bytes, size_t length) {
+  return {reinterpret_cast<const char*>(bytes), length};
+}
 
 }  // namespace
 
-HeaderEncoder::HeaderEncoder() { (void)nghttp2_hd_deflate_new(&deflater_, kTableSize); }  // ignoring: fails only without memory
-HeaderEncoder::~HeaderEncoder() { nghttp2_hd_deflate_del(deflater_); }
+HeaderEncoder::HeaderEncoder() {
+  (void)nghttp2_hd_deflate_new(&deflater_, kTableSize);
+}  // ignoring: fails only without memory
+HeaderEncoder::~HeaderEncoder() {
+  nghttp2_hd_deflate_del(deflater_);
+}
 
 Result<void> HeaderEncoder::request(const ConnectRequest& request, Buffer& out) {
   std::vector<nghttp2_nv> fields = {field(":method", "CONNECT"), field(":authority", request.authority)};
@@ -105,8 +114,12 @@ Result<void> HeaderEncoder::response(int status, Buffer& out) {
   return deflate(deflater_, fields, out);
 }
 
-HeaderDecoder::HeaderDecoder() { (void)nghttp2_hd_inflate_new(&inflater_); }  // ignoring: fails only without memory
-HeaderDecoder::~HeaderDecoder() { nghttp2_hd_inflate_del(inflater_); }
+HeaderDecoder::HeaderDecoder() {
+  (void)nghttp2_hd_inflate_new(&inflater_);
+}  // ignoring: fails only without memory
+HeaderDecoder::~HeaderDecoder() {
+  nghttp2_hd_inflate_del(inflater_);
+}
 
 Result<HeaderList> HeaderDecoder::decode(std::span<const uint8_t> block) {
   HeaderList list;
@@ -122,7 +135,8 @@ Result<HeaderList> HeaderDecoder::decode(std::span<const uint8_t> block) {
       return Error(ErrorKind::kExhausted, "header list beyond the limit");
     }
     if ((flags & NGHTTP2_HD_INFLATE_FINAL) != 0) break;
-    if (used == 0 && (flags & NGHTTP2_HD_INFLATE_EMIT) == 0) return Error(ErrorKind::kProtocol, "header block cut short");
+    if (used == 0 && (flags & NGHTTP2_HD_INFLATE_EMIT) == 0)
+      return Error(ErrorKind::kProtocol, "header block cut short");
   }
   nghttp2_hd_inflate_end_headers(inflater_);
   list.request.authority = list.authority;

@@ -27,7 +27,8 @@ class HeaderEncoder {
   nghttp2_hd_deflater* deflater_ = nullptr;
 };
 
-// A block that decoded; `malformed` says why it breaks RFC 9113 §8 – the stream's fault, not the connection's.
+// A block that decoded; `malformed` says why it breaks RFC 9113 §8 – the stream's fault, not the
+// connection's.
 struct HeaderList {
   std::string method;
   std::string authority;

@@ -6,19 +6,20 @@
 
 namespace fairlead::hbone {
 
-constexpr size_t kMaxOutput = 256 * 1024;            // frames that wait to be sent; beyond, streams are held back
-constexpr size_t kMaxOutputHard = 1024 * 1024;       // control frames on top: the peer does not read
-constexpr size_t kMaxHeaderBlock = 16 * 1024;        // HEADERS with its CONTINUATIONs, compressed
-constexpr size_t kMaxHeaderList = 16 * 1024;         // uncompressed, RFC 9113 §6.5.2
+constexpr size_t kMaxOutput = 256 * 1024;       // frames that wait to be sent; beyond, streams are held back
+constexpr size_t kMaxOutputHard = 1024 * 1024;  // control frames on top: the peer does not read
+constexpr size_t kMaxHeaderBlock = 16 * 1024;   // HEADERS with its CONTINUATIONs, compressed
+constexpr size_t kMaxHeaderList = 16 * 1024;    // uncompressed, RFC 9113 §6.5.2
 constexpr size_t kMaxHeaderFields = 64;
 constexpr int kMaxContinuations = 8;
-constexpr size_t kMaxControlPayload = 4096;          // of SETTINGS, GOAWAY, PRIORITY and unknown frames
-constexpr int kMaxIdleFrames = 20000;                // without payload or a new stream in a row
-constexpr int kMaxUnansweredResets = 1000;           // streams reset before their answer, without one that was answered
-constexpr uint32_t kMaxWindow = 0x7fffffff;          // RFC 9113 §6.9.1
+constexpr size_t kMaxControlPayload = 4096;  // of SETTINGS, GOAWAY, PRIORITY and unknown frames
+constexpr int kMaxIdleFrames = 20000;        // without payload or a new stream in a row
+constexpr int kMaxUnansweredResets =
+    1000;  // streams reset before their answer, without one that was answered
+constexpr uint32_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
 constexpr uint32_t kDefaultWindow = 65535;
 constexpr uint32_t kDefaultMaxFrame = 16384;
-constexpr uint32_t kConnectionTopUp = 1u << 30;      // received before the connection window is raised again
-constexpr size_t kStreamsBeforeSettings = 100;       // assumed limit of the peer until its SETTINGS came
+constexpr uint32_t kConnectionTopUp = 1u << 30;  // received before the connection window is raised again
+constexpr size_t kStreamsBeforeSettings = 100;   // assumed limit of the peer until its SETTINGS came
 
 }  // namespace fairlead::hbone

@@ -17,7 +17,8 @@ Result<void> Connection::Impl::receive(std::span<const uint8_t> in) {
     }
     in = in.subspan(used);
   }
-  if (result && output.size() > kMaxOutputHard) result = fail(ErrorCode::kEnhanceYourCalm, "the peer does not read");
+  if (result && output.size() > kMaxOutputHard)
+    result = fail(ErrorCode::kEnhanceYourCalm, "the peer does not read");
   if (result && dead) return Error(ErrorKind::kClosed, "HTTP/2: the connection is over");
   return result;
 }
@@ -61,9 +62,11 @@ Result<void> Connection::Impl::begin_frame() {
     return fail(ErrorCode::kProtocolError, "a header block was interrupted");
   }
   if (current.type == FrameType::kData) return begin_data();
-  const bool carries_headers = current.type == FrameType::kHeaders || current.type == FrameType::kContinuation;
+  const bool carries_headers =
+      current.type == FrameType::kHeaders || current.type == FrameType::kContinuation;
   if (current.length > (carries_headers ? kMaxHeaderBlock : kMaxControlPayload)) {
-    return fail(carries_headers ? ErrorCode::kEnhanceYourCalm : ErrorCode::kFrameSizeError, "payload too long");
+    return fail(carries_headers ? ErrorCode::kEnhanceYourCalm : ErrorCode::kFrameSizeError,
+                "payload too long");
   }
   reading = Reading::kPayload;
   // A frame without payload is complete with its header.
@@ -90,7 +93,8 @@ size_t Connection::Impl::take_payload(std::span<const uint8_t> in, Result<void>&
 }
 
 Result<void> Connection::Impl::idle_frame() {
-  if (++idle_frames > kMaxIdleFrames) return fail(ErrorCode::kEnhanceYourCalm, "too many frames without data");
+  if (++idle_frames > kMaxIdleFrames)
+    return fail(ErrorCode::kEnhanceYourCalm, "too many frames without data");
   return {};
 }
 
@@ -99,7 +103,8 @@ bool Connection::Impl::never_opened(StreamId id) const noexcept {
   return local ? id >= next_local : id > highest_remote;
 }
 
-// ---- DATA ---------------------------------------------------------------------------------------------------------------
+// ---- DATA
+// ---------------------------------------------------------------------------------------------------------------
 
 Result<void> Connection::Impl::begin_data() {
   if (current.stream == 0) return fail(ErrorCode::kProtocolError, "DATA on stream 0");
@@ -114,7 +119,8 @@ Result<void> Connection::Impl::begin_data() {
   data_dropped = stream == nullptr;
   if (stream != nullptr) {
     if (stream->remote_closed) return fail(ErrorCode::kStreamClosed, "DATA behind END_STREAM");
-    if (role == Role::kClient && !stream->answered) return fail(ErrorCode::kProtocolError, "DATA before HEADERS");
+    if (role == Role::kClient && !stream->answered)
+      return fail(ErrorCode::kProtocolError, "DATA before HEADERS");
     stream->receive_window -= current.length;
     if (stream->receive_window < 0) return fail(ErrorCode::kFlowControlError, "stream window exceeded");
   }
@@ -122,7 +128,8 @@ Result<void> Connection::Impl::begin_data() {
   data_left = current.length;
   padding = 0;
   padding_known = !current.has(kFlagPadded);
-  if (!padding_known && data_left == 0) return fail(ErrorCode::kFrameSizeError, "padded DATA without a length");
+  if (!padding_known && data_left == 0)
+    return fail(ErrorCode::kFrameSizeError, "padded DATA without a length");
   reading = Reading::kData;
   return data_left == 0 ? end_of_data() : Result<void>();
 }
@@ -171,7 +178,8 @@ Result<void> Connection::Impl::end_of_data() {
   return {};
 }
 
-// ---- everything else ----------------------------------------------------------------------------------------------------
+// ---- everything else
+// ----------------------------------------------------------------------------------------------------
 
 Result<void> Connection::Impl::frame(std::span<const uint8_t> body) {
   switch (current.type) {
@@ -235,7 +243,8 @@ Result<void> Connection::Impl::headers_complete() {
   current.stream = id;
   Stream* stream = find(id);
   if (stream == nullptr && never_opened(id)) {
-    if (role == Role::kClient || id % 2 == 0) return fail(ErrorCode::kProtocolError, "HEADERS on an idle stream");
+    if (role == Role::kClient || id % 2 == 0)
+      return fail(ErrorCode::kProtocolError, "HEADERS on an idle stream");
     return request_headers(std::move(*list));
   }
   if (stream == nullptr) return idle_frame();  // reset by us meanwhile
@@ -326,7 +335,8 @@ Result<void> Connection::Impl::apply_setting(uint16_t id, uint32_t value) {
       return {};
     case Setting::kMaxConcurrentStreams: peer_max_streams = value; return {};
     case Setting::kMaxFrameSize:
-      if (value < kDefaultMaxFrame || value > 0xffffff) return fail(ErrorCode::kProtocolError, "MAX_FRAME_SIZE out of range");
+      if (value < kDefaultMaxFrame || value > 0xffffff)
+        return fail(ErrorCode::kProtocolError, "MAX_FRAME_SIZE out of range");
       peer_max_frame = value;
       return {};
     case Setting::kInitialWindowSize: {
@@ -335,7 +345,8 @@ Result<void> Connection::Impl::apply_setting(uint16_t id, uint32_t value) {
       peer_initial_window = value;
       for (auto& [stream_id, stream] : streams) {
         stream.send_window += delta;
-        if (stream.send_window > kMaxWindow) return fail(ErrorCode::kFlowControlError, "window overflow by SETTINGS");
+        if (stream.send_window > kMaxWindow)
+          return fail(ErrorCode::kFlowControlError, "window overflow by SETTINGS");
       }
       return {};
     }
@@ -371,7 +382,8 @@ Result<void> Connection::Impl::on_window_update(std::span<const uint8_t> body) {
 
 Result<void> Connection::Impl::on_rst(std::span<const uint8_t> body) {
   if (body.size() != 4) return fail(ErrorCode::kFrameSizeError, "RST_STREAM of wrong length");
-  if (current.stream == 0 || never_opened(current.stream)) return fail(ErrorCode::kProtocolError, "RST_STREAM on an idle stream");
+  if (current.stream == 0 || never_opened(current.stream))
+    return fail(ErrorCode::kProtocolError, "RST_STREAM on an idle stream");
   const auto code = static_cast<ErrorCode>(ByteReader(body).u32());
   Stream* stream = find(current.stream);
   if (stream == nullptr) return idle_frame();

@@ -10,8 +10,12 @@ namespace {
 
 using nlohmann::json;
 
-std::string dump(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace); }
-std::string error_json(std::string_view text) { return dump(json{{"error", text}}); }
+std::string dump(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+std::string error_json(std::string_view text) {
+  return dump(json{{"error", text}});
+}
 
 }  // namespace
 
@@ -22,6 +26,9 @@ std::string Keeper::answer(std::string_view verb, std::string_view argument, con
   if (verb == "pod.add") {
     auto spec = enroll::pod_from_json(argument);
     if (!spec) return error_json(spec.error().text());
+    // Nothing would be captured yet: a pod that starts now would speak plaintext to the mesh.
+    if (!ever_synced_)
+      return error_json("the agent has no mesh state yet (is its controller reachable?): try again");
     const auto cookie = add_pod(std::move(*spec));
     if (!cookie) return error_json(cookie.error().text());
     const Result<void> saved = save();
@@ -48,19 +55,20 @@ std::string Keeper::pods_json() const {
     if (exclusions) {
       for (const Cidr& range : exclusions->outbound_ranges) ranges.push_back(range.to_string());
     }
-    list.push_back({{"uid", uid},
-                    {"namespace", pod.spec.ns},
-                    {"name", pod.spec.name},
-                    {"serviceAccount", pod.spec.service_account},
-                    {"netns", pod.spec.netns},
-                    {"cgroup", pod.spec.cgroup},
-                    {"netnsCookie", pod.where.cookie},
-                    {"addresses", addresses},
-                    {"outboundPort", kOutboundPort},
-                    {"inboundPort", kInboundPort},
-                    {"excludedOutboundPorts", exclusions ? exclusions->outbound_ports : std::vector<uint16_t>()},
-                    {"excludedInboundPorts", exclusions ? exclusions->inbound_ports : std::vector<uint16_t>()},
-                    {"excludedOutboundRanges", ranges}});
+    list.push_back(
+        {{"uid", uid},
+         {"namespace", pod.spec.ns},
+         {"name", pod.spec.name},
+         {"serviceAccount", pod.spec.service_account},
+         {"netns", pod.spec.netns},
+         {"cgroup", pod.spec.cgroup},
+         {"netnsCookie", pod.where.cookie},
+         {"addresses", addresses},
+         {"outboundPort", kOutboundPort},
+         {"inboundPort", kInboundPort},
+         {"excludedOutboundPorts", exclusions ? exclusions->outbound_ports : std::vector<uint16_t>()},
+         {"excludedInboundPorts", exclusions ? exclusions->inbound_ports : std::vector<uint16_t>()},
+         {"excludedOutboundRanges", ranges}});
   }
   return dump(list);
 }

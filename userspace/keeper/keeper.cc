@@ -40,7 +40,8 @@ abi::fl_pod pod_value(const PodNamespace& where, bool has_v6) {
   abi::fl_pod value{};
   value.outbound_port = htons(kOutboundPort);
   value.inbound_port = htons(kInboundPort);
-  for (auto it = where.addresses.rbegin(); it != where.addresses.rend(); ++it) {  // the first of a family wins
+  for (auto it = where.addresses.rbegin(); it != where.addresses.rend();
+       ++it) {  // the first of a family wins
     (it->is_v4() ? value.address4 : value.address6) = to_abi(*it);
     value.flags |= it->is_v4() ? FL_POD_HAS_V4 : (has_v6 ? FL_POD_HAS_V6 : 0u);
   }
@@ -50,21 +51,28 @@ abi::fl_pod pod_value(const PodNamespace& where, bool has_v6) {
 // A pod's cgroup is below the root of its hierarchy: never attach at the root (architecture §3).
 Result<UniqueFd> open_pod_cgroup(const std::string& path) {
   FL_TRY_ASSIGN(UniqueFd fd, open_file(path, O_RDONLY | O_DIRECTORY));
-  struct statfs filesystem {};
+  struct statfs filesystem{};
   if (::fstatfs(fd.get(), &filesystem) != 0) return Error::from_errno(fmt::format("statfs {}", path));
   constexpr long kCgroup2Magic = 0x63677270;
-  if (filesystem.f_type != kCgroup2Magic) return Error(ErrorKind::kInvalidArgument, fmt::format("{} is no cgroup v2", path));
-  struct stat here {};
-  struct stat parent {};
-  if (::fstat(fd.get(), &here) != 0 || ::stat((path + "/..").c_str(), &parent) != 0) return Error::from_errno("stat cgroup");
-  if (here.st_dev != parent.st_dev) return Error(ErrorKind::kInvalidArgument, fmt::format("{} is the root cgroup", path));
+  if (filesystem.f_type != kCgroup2Magic)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{} is no cgroup v2", path));
+  struct stat here{};
+  struct stat parent{};
+  if (::fstat(fd.get(), &here) != 0 || ::stat((path + "/..").c_str(), &parent) != 0)
+    return Error::from_errno("stat cgroup");
+  if (here.st_dev != parent.st_dev)
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{} is the root cgroup", path));
   return fd;
 }
 
 }  // namespace
 
 Keeper::Keeper(KeeperConfig config)
-    : config_(std::move(config)), signal_watch_(*this), started_(Clock::now()), retry_(*this), drained_(*this) {}
+    : config_(std::move(config)),
+      signal_watch_(*this),
+      started_(Clock::now()),
+      retry_(*this),
+      drained_(*this) {}
 
 Keeper::~Keeper() {
   if (reactor_ == nullptr) return;
@@ -72,12 +80,14 @@ Keeper::~Keeper() {
   if (signals_) reactor_->unwatch(signals_);
 }
 
-// ---- start --------------------------------------------------------------------------------------------------------------
+// ---- start
+// --------------------------------------------------------------------------------------------------------------
 
 Result<void> Keeper::run() {
   FL_TRY(set_up());
   FL_TRY(proxy_->start());
-  log::info("keeper", "node {}: {} pods, run directory {}", config_.node, pods_.size(), config_.run_directory);
+  log::info("keeper", "node {}: {} pods, run directory {}", config_.node, pods_.size(),
+            config_.run_directory);
   reactor_->run();
   return {};
 }
@@ -89,9 +99,11 @@ Result<void> Keeper::prepare_directories() {
   if (::chown(proxy_directory.c_str(), config_.proxy_uid, config_.proxy_uid) != 0) {
     return Error::from_errno(fmt::format("chown {}", proxy_directory));
   }
-  if (::chmod(proxy_directory.c_str(), 0700) != 0) return Error::from_errno(fmt::format("chmod {}", proxy_directory));
+  if (::chmod(proxy_directory.c_str(), 0700) != 0)
+    return Error::from_errno(fmt::format("chmod {}", proxy_directory));
   const std::string link = config_.run_directory + "/proxy.sock";
-  if (::symlink("proxy/proxy.sock", link.c_str()) != 0 && errno != EEXIST) return Error::from_errno(fmt::format("symlink {}", link));
+  if (::symlink("proxy/proxy.sock", link.c_str()) != 0 && errno != EEXIST)
+    return Error::from_errno(fmt::format("symlink {}", link));
   return {};
 }
 
@@ -118,9 +130,10 @@ Result<void> Keeper::set_up() {
       *reactor_, ProxyCommand{config_.config_path, config_.proxy_uid},
       [this](UniqueFd contract) { proxy_started(std::move(contract)); }, [this](int) { proxy_exited(); });
   recall_pods();
-  FL_TRY_ASSIGN(queries_, net::QueryServer::listen(*reactor_, config_.run_directory + "/keeper.sock", 0600,
-                                                   [this](std::string_view verb, std::string_view argument,
-                                                          const net::QueryPeer& peer) { return answer(verb, argument, peer); }));
+  FL_TRY_ASSIGN(queries_, net::QueryServer::listen(
+                              *reactor_, config_.run_directory + "/keeper.sock", 0600,
+                              [this](std::string_view verb, std::string_view argument,
+                                     const net::QueryPeer& peer) { return answer(verb, argument, peer); }));
   return {};
 }
 
@@ -142,19 +155,22 @@ void Keeper::recall_pods() {
   for (const std::string& uid : *pinned) {
     if (pods_.contains(uid)) continue;
     const Result<void> detached = datapath_->detach_pod(uid, 0);
-    log::info("keeper", "pod uid {} is gone: detached{}", uid, detached ? "" : ", with errors: " + detached.error().text());
+    log::info("keeper", "pod uid {} is gone: detached{}", uid,
+              detached ? "" : ", with errors: " + detached.error().text());
   }
   const Result<void> saved = save();
   if (!saved) log::error("keeper", "{}", saved.error().text());
 }
 
-// ---- pods ---------------------------------------------------------------------------------------------------------------
+// ---- pods
+// ---------------------------------------------------------------------------------------------------------------
 
 Result<void> Keeper::attach(Pod& pod) {
   FL_TRY_ASSIGN(const UniqueFd cgroup, open_pod_cgroup(pod.spec.cgroup));
   FL_TRY_ASSIGN(const enroll::Exclusions exclusions, enroll::exclusions_of(pod.spec));
   FL_TRY(datapath_->set_listener(pod.where.cookie, AF_INET, pod.listeners.inbound4));
-  if (pod.listeners.has_v6()) FL_TRY(datapath_->set_listener(pod.where.cookie, AF_INET6, pod.listeners.inbound6));
+  if (pod.listeners.has_v6())
+    FL_TRY(datapath_->set_listener(pod.where.cookie, AF_INET6, pod.listeners.inbound6));
   ebpf::PodAttachment attachment;
   attachment.uid = pod.spec.uid;
   attachment.netns_cookie = pod.where.cookie;
@@ -172,7 +188,8 @@ Result<uint64_t> Keeper::add_pod(enroll::PodSpec spec) {
   Pod pod;
   FL_TRY_ASSIGN(pod.netns, net::open_netns(spec.netns));
   FL_TRY_ASSIGN(pod.where, inspect(pod.netns, home_));
-  if (pod.where.cookie == home_cookie_) return Error(ErrorKind::kInvalidArgument, "that is the node's own network namespace");
+  if (pod.where.cookie == home_cookie_)
+    return Error(ErrorKind::kInvalidArgument, "that is the node's own network namespace");
   const auto known = pods_.find(spec.uid);
   const bool same = known != pods_.end() && known->second.where.cookie == pod.where.cookie;
   if (known != pods_.end() && !same) FL_TRY(remove_pod(spec.uid));
@@ -209,7 +226,8 @@ Result<void> Keeper::save() const {
   return enroll::save_pods(config_.run_directory + "/pods.json", specs);
 }
 
-// ---- the proxy ----------------------------------------------------------------------------------------------------------
+// ---- the proxy
+// ----------------------------------------------------------------------------------------------------------
 
 void Keeper::proxy_started(UniqueFd contract) {
   contract_ = std::move(contract);
@@ -259,7 +277,7 @@ bool Keeper::handle(contract::Packet packet) {
     return true;
   }
   if (std::holds_alternative<contract::Synced>(packet.message)) {
-    proxy_synced_ = true;
+    proxy_synced_ = ever_synced_ = true;
     return true;
   }
   return false;
@@ -267,7 +285,8 @@ bool Keeper::handle(contract::Packet packet) {
 
 void Keeper::greet_proxy() {
   std::vector<UniqueFd> maps;
-  for (const BorrowedFd map : {datapath_->destinations(), datapath_->original_destinations(), datapath_->clients()}) {
+  for (const BorrowedFd map :
+       {datapath_->destinations(), datapath_->original_destinations(), datapath_->clients()}) {
     auto copy = duplicate(map);
     if (!copy) return log::error("keeper", "{}", copy.error().text());
     maps.push_back(std::move(*copy));
@@ -304,13 +323,15 @@ void Keeper::tell_pod(const Pod& pod) {
 
 void Keeper::give_sockets(const contract::NeedSockets& need) {
   std::vector<UniqueFd> sockets;
-  const auto pod = std::find_if(pods_.begin(), pods_.end(), [&](const auto& item) { return item.second.where.cookie == need.pod; });
+  const auto pod = std::find_if(pods_.begin(), pods_.end(),
+                                [&](const auto& item) { return item.second.where.cookie == need.pod; });
   if (pod != pods_.end()) {
     auto made = make_sockets(pod->second.netns, home_, need.family, need.count);
     if (made) {
       sockets = std::move(*made);
     } else {
-      log::warn("keeper", "sockets for {}/{}: {}", pod->second.spec.ns, pod->second.spec.name, made.error().text());
+      log::warn("keeper", "sockets for {}/{}: {}", pod->second.spec.ns, pod->second.spec.name,
+                made.error().text());
     }
   }
   tell(contract::Sockets{need.pod, need.family}, std::move(sockets));
@@ -342,7 +363,8 @@ void Keeper::flush() {
   }
 }
 
-// ---- the end ------------------------------------------------------------------------------------------------------------
+// ---- the end
+// ------------------------------------------------------------------------------------------------------------
 
 void Keeper::on_signal() noexcept {
   signalfd_siginfo info{};
@@ -356,18 +378,23 @@ void Keeper::on_signal() noexcept {
   reactor_->timers().arm(drained_, reactor_->now() + config_.drain_deadline + kDrainGrace);
 }
 
-void Keeper::on_drained() noexcept { proxy_->kill(SIGKILL); }
+void Keeper::on_drained() noexcept {
+  proxy_->kill(SIGKILL);
+}
 
 Result<void> clean_up(const KeeperConfig& config) {
   FL_TRY(ebpf::Datapath::remove_all(config.bpf_directory));
-  constexpr std::array<const char*, 4> kFiles = {"/keeper.sock", "/proxy.sock", "/proxy/proxy.sock", "/pods.json"};
+  constexpr std::array<const char*, 4> kFiles = {"/keeper.sock", "/proxy.sock", "/proxy/proxy.sock",
+                                                 "/pods.json"};
   for (const char* file : kFiles) {
     const std::string path = config.run_directory + file;
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return Error::from_errno(fmt::format("unlink {}", path));
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+      return Error::from_errno(fmt::format("unlink {}", path));
   }
   for (const char* directory : {"/proxy", ""}) {
     const std::string path = config.run_directory + directory;
-    if (::rmdir(path.c_str()) != 0 && errno != ENOENT && errno != ENOTEMPTY) return Error::from_errno(fmt::format("rmdir {}", path));
+    if (::rmdir(path.c_str()) != 0 && errno != ENOENT && errno != ENOTEMPTY)
+      return Error::from_errno(fmt::format("rmdir {}", path));
   }
   return {};
 }

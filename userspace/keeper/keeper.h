@@ -1,9 +1,9 @@
-// The privileged process of the agent: BPF programs on pods, sockets inside pod namespaces, and the proxy's life.
-// It never reads a byte that came from the network and holds no key.
+// The privileged process of the agent: BPF programs on pods, sockets inside pod namespaces, and the proxy's
+// life. It never reads a byte that came from the network and holds no key.
 //
-// Its memory is pods.json in the run directory and the pins under the BPF directory: a keeper that starts finds the pods
-// again, re-attaches in place and opens the same listeners; capture never stops in between, it fails closed.
-// Thread: the one that calls run().
+// Its memory is pods.json in the run directory and the pins under the BPF directory: a keeper that starts
+// finds the pods again, re-attaches in place and opens the same listeners; capture never stops in between, it
+// fails closed. Thread: the one that calls run().
 #pragma once
 
 #include <chrono>
@@ -97,6 +97,7 @@ class Keeper final : private IoHandler {
   std::deque<Outgoing> outgoing_;
   std::map<std::string, Pod> pods_;  // by uid
   bool proxy_synced_ = false;
+  bool ever_synced_ = false;  // fl_dests has held the mesh in this keeper's life
   bool leaving_ = false;
   TimePoint started_;
   Alarm<Keeper, &Keeper::on_retry> retry_;

@@ -14,7 +14,9 @@ namespace fairlead::keeper {
 NodeAddresses::NodeAddresses(Reactor& reactor, UniqueFd netlink, Changed changed)
     : reactor_(reactor), netlink_(std::move(netlink)), changed_(std::move(changed)) {}
 
-NodeAddresses::~NodeAddresses() { reactor_.unwatch(netlink_); }
+NodeAddresses::~NodeAddresses() {
+  reactor_.unwatch(netlink_);
+}
 
 Result<std::unique_ptr<NodeAddresses>> NodeAddresses::watch(Reactor& reactor, Changed changed) {
   UniqueFd netlink(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));

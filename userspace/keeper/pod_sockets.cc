@@ -22,7 +22,8 @@ Result<PodListeners> open_listeners(BorrowedFd netns, BorrowedFd home) {
   FL_TRY_ASSIGN(listeners.outbound4, net::tcp_listener({loopback4, kOutboundPort}, kBacklog));
   FL_TRY_ASSIGN(listeners.inbound4, net::tcp_listener({loopback4, kInboundPort}, kBacklog));
   auto outbound6 = net::tcp_listener({loopback6, kOutboundPort}, kBacklog);
-  const bool no_v6 = !outbound6 && (outbound6.error().code() == EADDRNOTAVAIL || outbound6.error().code() == EAFNOSUPPORT);
+  const bool no_v6 =
+      !outbound6 && (outbound6.error().code() == EADDRNOTAVAIL || outbound6.error().code() == EAFNOSUPPORT);
   if (no_v6) return listeners;
   if (!outbound6) return Error(std::move(outbound6).error());
   FL_TRY_ASSIGN(listeners.inbound6, net::tcp_listener({loopback6, kInboundPort}, kBacklog));

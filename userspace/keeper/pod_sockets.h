@@ -1,5 +1,5 @@
-// Sockets made inside a pod's network namespace by a process that lives outside of it: listeners and unconnected ones.
-// One setns in and out per call. Thread: the keeper's. Ownership: the caller's.
+// Sockets made inside a pod's network namespace by a process that lives outside of it: listeners and
+// unconnected ones. One setns in and out per call. Thread: the keeper's. Ownership: the caller's.
 #pragma once
 
 #include <vector>
@@ -21,8 +21,8 @@ struct PodListeners {
 };
 
 struct PodNamespace {
-  uint64_t cookie = 0;                // SO_NETNS_COOKIE
-  std::vector<IpAddress> addresses;   // of global scope
+  uint64_t cookie = 0;               // SO_NETNS_COOKIE
+  std::vector<IpAddress> addresses;  // of global scope
 };
 
 Result<PodNamespace> inspect(BorrowedFd netns, BorrowedFd home);

@@ -25,7 +25,8 @@ constexpr int kLastCapability = 63;
 constexpr int kExecFailed = 127;
 
 // In the child, between fork and exec: only async-signal-safe calls. No step may be skipped.
-[[noreturn]] void become_proxy(const char* config, const char* fd_text, int contract, uid_t uid, pid_t parent) {
+[[noreturn]] void become_proxy(const char* config, const char* fd_text, int contract, uid_t uid,
+                               pid_t parent) {
   const auto fail = [](const char* what) {
     (void)!::write(STDERR_FILENO, what, ::strlen(what));
     ::_exit(kExecFailed);
@@ -34,7 +35,8 @@ constexpr int kExecFailed = 127;
   if (::getppid() != parent) fail("proxy: the keeper died first\n");
   if (::fcntl(contract, F_SETFD, 0) != 0) fail("proxy: contract fd\n");
   for (int capability = 0; capability <= kLastCapability; ++capability) {
-    (void)::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);  // ignoring: unknown numbers; setresuid drops the rest
+    (void)::prctl(PR_CAPBSET_DROP, capability, 0, 0,
+                  0);  // ignoring: unknown numbers; setresuid drops the rest
   }
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0) {
     fail("proxy: cannot give up root\n");
@@ -45,7 +47,8 @@ constexpr int kExecFailed = 127;
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  const char* const arguments[] = {"fairlead-agent", "proxy", "--config", config, "--contract-fd", fd_text, nullptr};
+  const char* const arguments[] = {"fairlead-agent", "proxy", "--config", config,
+                                   "--contract-fd",  fd_text, nullptr};
   ::execv("/proc/self/exe", const_cast<char* const*>(arguments));
   fail("proxy: exec failed\n");
   ::_exit(kExecFailed);
@@ -78,7 +81,8 @@ Result<void> ProxyChild::start() {
   const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return Error::from_errno("fork");
-  if (child == 0) become_proxy(command_.config_path.c_str(), fd_text.c_str(), theirs.get(), command_.uid, parent);
+  if (child == 0)
+    become_proxy(command_.config_path.c_str(), fd_text.c_str(), theirs.get(), command_.uid, parent);
   pid_ = child;
   started_at_ = reactor_.now();
   pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));

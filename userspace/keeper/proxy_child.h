@@ -1,5 +1,5 @@
-// The proxy process: started from this very binary with another uid, no capability and no way back to one; restarted when
-// it dies, with back-off when it dies young. Thread: the keeper's.
+// The proxy process: started from this very binary with another uid, no capability and no way back to one;
+// restarted when it dies, with back-off when it dies young. Thread: the keeper's.
 #pragma once
 
 #include <sys/types.h>

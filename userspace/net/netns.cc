@@ -12,8 +12,12 @@
 
 namespace fairlead::net {
 
-Result<UniqueFd> open_netns(const std::string& path) { return open_file(path, O_RDONLY); }
-Result<UniqueFd> current_netns() { return open_netns("/proc/thread-self/ns/net"); }
+Result<UniqueFd> open_netns(const std::string& path) {
+  return open_file(path, O_RDONLY);
+}
+Result<UniqueFd> current_netns() {
+  return open_netns("/proc/thread-self/ns/net");
+}
 
 Result<NetnsScope> NetnsScope::enter(BorrowedFd netns, BorrowedFd home) {
   if (::setns(netns.get(), CLONE_NEWNET) != 0) return Error::from_errno("setns");
@@ -38,7 +42,8 @@ Result<std::vector<IpAddress>> interface_addresses(bool global_only) {
     const IpAddress address = SocketAddress::from(storage).ip;
     const in6_addr raw = address.to_v6();
     const bool link_local = family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&raw);
-    if (global_only && (address.is_loopback() || link_local || (entry->ifa_flags & IFF_LOOPBACK) != 0)) continue;
+    if (global_only && (address.is_loopback() || link_local || (entry->ifa_flags & IFF_LOOPBACK) != 0))
+      continue;
     addresses.push_back(address);
   }
   return addresses;

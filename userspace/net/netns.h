@@ -1,6 +1,6 @@
 // Work inside another network namespace: one setns in and one out for a whole batch.
-// Thread: moves the calling thread for the time of the call. If the way back fails the process aborts: a thread in the
-// wrong namespace must not go on.
+// Thread: moves the calling thread for the time of the call. If the way back fails the process aborts: a
+// thread in the wrong namespace must not go on.
 #pragma once
 
 #include <vector>
@@ -27,8 +27,8 @@ class NetnsScope {
   int home_;
 };
 
-// Every address of the calling thread's network namespace; with `global_only`, those of global scope that are not
-// loopback.
+// Every address of the calling thread's network namespace; with `global_only`, those of global scope that are
+// not loopback.
 Result<std::vector<IpAddress>> interface_addresses(bool global_only);
 
 }  // namespace fairlead::net

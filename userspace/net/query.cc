@@ -21,7 +21,8 @@ Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("socket path {} is longer than {}", path, sizeof address.sun_path - 1));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("socket path {} is longer than {}", path, sizeof address.sun_path - 1));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
@@ -35,7 +36,8 @@ Result<UniqueFd> unix_socket(int flags) {
 
 }  // namespace
 
-// ---- server -----------------------------------------------------------------------------------------------------------
+// ---- server
+// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -44,7 +46,12 @@ class Client final : public IoHandler, public Deferred {
  public:
   Client(Reactor& reactor, UniqueFd fd, const QueryPeer& peer, const QueryServer::Handler& handler,
          std::function<void(Client&)> on_done)
-      : reactor_(reactor), fd_(std::move(fd)), peer_(peer), handler_(handler), on_done_(std::move(on_done)), alarm_(*this) {}
+      : reactor_(reactor),
+        fd_(std::move(fd)),
+        peer_(peer),
+        handler_(handler),
+        on_done_(std::move(on_done)),
+        alarm_(*this) {}
 
   Result<void> start() {
     reactor_.timers().arm(alarm_, reactor_.now() + kQueryDeadline);
@@ -73,7 +80,8 @@ class Client final : public IoHandler, public Deferred {
 
   void answer(std::string_view line) {
     const size_t space = line.find(' ');
-    const std::string_view argument = space == std::string_view::npos ? std::string_view() : line.substr(space + 1);
+    const std::string_view argument =
+        space == std::string_view::npos ? std::string_view() : line.substr(space + 1);
     out_.append(handler_(line.substr(0, space), argument, peer_));
     out_.append("\n");
     answering_ = true;
@@ -130,8 +138,9 @@ struct QueryServer::Impl final : IoHandler {
       ucred credentials{};
       socklen_t length = sizeof credentials;
       if (::getsockopt(client.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) continue;
-      auto object = std::make_unique<Client>(reactor, std::move(client), QueryPeer{credentials.pid, credentials.uid}, handler,
-                                             [this](Client& done) { forget(done); });
+      auto object =
+          std::make_unique<Client>(reactor, std::move(client), QueryPeer{credentials.pid, credentials.uid},
+                                   handler, [this](Client& done) { forget(done); });
       Client* raw = object.get();
       clients.emplace(raw, std::move(object));
       if (!raw->start()) forget(*raw);
@@ -153,11 +162,12 @@ struct QueryServer::Impl final : IoHandler {
 QueryServer::QueryServer(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 QueryServer::~QueryServer() = default;
 
-Result<std::unique_ptr<QueryServer>> QueryServer::listen(Reactor& reactor, const std::string& path, unsigned mode,
-                                                         Handler handler) {
+Result<std::unique_ptr<QueryServer>> QueryServer::listen(Reactor& reactor, const std::string& path,
+                                                         unsigned mode, Handler handler) {
   FL_TRY_ASSIGN(const sockaddr_un address, unix_address(path));
   FL_TRY_ASSIGN(UniqueFd fd, unix_socket(SOCK_NONBLOCK));
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return Error::from_errno(fmt::format("unlink {}", path));
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return Error::from_errno(fmt::format("unlink {}", path));
   const mode_t old_mask = ::umask(0177);  // never wider than asked, not even for a moment
   const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   const int code = errno;
@@ -170,7 +180,8 @@ Result<std::unique_ptr<QueryServer>> QueryServer::listen(Reactor& reactor, const
   return std::unique_ptr<QueryServer>(new QueryServer(std::move(impl)));
 }
 
-// ---- client -----------------------------------------------------------------------------------------------------------
+// ---- client
+// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -178,7 +189,8 @@ using Deadline = std::chrono::steady_clock::time_point;
 
 Result<void> wait_for(BorrowedFd fd, short events, Deadline deadline, const std::string& path) {
   for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd entry{fd.get(), events, 0};
     const int ready = left.count() <= 0 ? 0 : ::poll(&entry, 1, static_cast<int>(left.count()));
     if (ready > 0) return {};
@@ -199,7 +211,8 @@ Result<std::string> query(const std::string& path, std::string_view line, std::c
   }
   std::string request(line);
   request += '\n';
-  for (std::span<const uint8_t> rest{reinterpret_cast<const uint8_t*>(request.data()), request.size()}; !rest.empty();) {
+  for (std::span<const uint8_t> rest{reinterpret_cast<const uint8_t*>(request.data()), request.size()};
+       !rest.empty();) {
     FL_TRY_ASSIGN(const IoResult sent, send(fd, rest));
     if (sent.state == IoState::kWouldBlock) FL_TRY(wait_for(fd, POLLOUT, deadline, path));
     rest = rest.subspan(sent.bytes);
@@ -211,7 +224,8 @@ Result<std::string> query(const std::string& path, std::string_view line, std::c
     if (got.state == IoState::kEnd) break;
     if (got.state == IoState::kWouldBlock) FL_TRY(wait_for(fd, POLLIN, deadline, path));
     answer.append(reinterpret_cast<const char*>(chunk.data()), got.bytes);
-    if (answer.size() > kMaxQueryAnswer) return Error(ErrorKind::kExhausted, fmt::format("answer of {} is too large", path));
+    if (answer.size() > kMaxQueryAnswer)
+      return Error(ErrorKind::kExhausted, fmt::format("answer of {} is too large", path));
   }
   if (answer.empty()) return Error(ErrorKind::kClosed, fmt::format("{} closed without an answer", path));
   return answer;

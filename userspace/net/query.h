@@ -1,6 +1,6 @@
-// Local questions to a running process over an AF_UNIX stream socket: the client sends one line "VERB[ SPACE JSON]\n",
-// the server answers one document and closes. Bounded: kMaxQueryLine in, kMaxQueryAnswer out, kMaxQueryClients at once, and
-// a client that does not finish its line within kQueryDeadline is dropped.
+// Local questions to a running process over an AF_UNIX stream socket: the client sends one line "VERB[ SPACE
+// JSON]\n", the server answers one document and closes. Bounded: kMaxQueryLine in, kMaxQueryAnswer out,
+// kMaxQueryClients at once, and a client that does not finish its line within kQueryDeadline is dropped.
 // Thread: the server lives on a reactor; query() blocks its caller and belongs into the CLI and tests.
 #pragma once
 
@@ -30,7 +30,8 @@ struct QueryPeer {
 class QueryServer {
  public:
   // Gets verb and argument (may be empty), returns the document. `{"error":"…"}` is the handler's to write.
-  using Handler = std::function<std::string(std::string_view verb, std::string_view argument, const QueryPeer& peer)>;
+  using Handler =
+      std::function<std::string(std::string_view verb, std::string_view argument, const QueryPeer& peer)>;
   // Replaces a stale socket file at `path`; removed again on destruction.
   static Result<std::unique_ptr<QueryServer>> listen(Reactor& reactor, const std::string& path, unsigned mode,
                                                      Handler handler);

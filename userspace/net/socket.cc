@@ -14,7 +14,9 @@ namespace {
 
 constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
 
-bool would_block(int code) { return code == EAGAIN || code == EWOULDBLOCK || code == EINTR; }
+bool would_block(int code) {
+  return code == EAGAIN || code == EWOULDBLOCK || code == EINTR;
+}
 
 Result<IoResult> finish_receive(ssize_t count) {
   const int code = errno;
@@ -26,14 +28,16 @@ Result<IoResult> finish_receive(ssize_t count) {
 
 template <class T>
 void set_option(BorrowedFd fd, int level, int name, T value) noexcept {
-  (void)::setsockopt(fd.get(), level, name, &value, sizeof value);  // ignoring: tuning; the socket works without
+  (void)::setsockopt(fd.get(), level, name, &value,
+                     sizeof value);  // ignoring: tuning; the socket works without
 }
 
 template <class Call>
 Result<SocketAddress> name_of(BorrowedFd fd, Call call, std::string_view operation) {
   sockaddr_storage storage{};
   socklen_t length = sizeof storage;
-  if (call(fd.get(), reinterpret_cast<sockaddr*>(&storage), &length) != 0) return Error::from_errno(operation);
+  if (call(fd.get(), reinterpret_cast<sockaddr*>(&storage), &length) != 0)
+    return Error::from_errno(operation);
   return SocketAddress::from(storage);
 }
 
@@ -104,8 +108,12 @@ Result<std::optional<Accepted>> accept(BorrowedFd listener) {
   return Error::from_code("accept4", code);
 }
 
-Result<SocketAddress> local_address(BorrowedFd fd) { return name_of(fd, ::getsockname, "getsockname"); }
-Result<SocketAddress> peer_address(BorrowedFd fd) { return name_of(fd, ::getpeername, "getpeername"); }
+Result<SocketAddress> local_address(BorrowedFd fd) {
+  return name_of(fd, ::getsockname, "getsockname");
+}
+Result<SocketAddress> peer_address(BorrowedFd fd) {
+  return name_of(fd, ::getpeername, "getpeername");
+}
 
 int socket_error(BorrowedFd fd) noexcept {
   int code = 0;
@@ -117,11 +125,14 @@ int socket_error(BorrowedFd fd) noexcept {
 Result<uint64_t> netns_cookie(BorrowedFd fd) {
   uint64_t cookie = 0;
   socklen_t length = sizeof cookie;
-  if (::getsockopt(fd.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) != 0) return Error::from_errno("SO_NETNS_COOKIE");
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) != 0)
+    return Error::from_errno("SO_NETNS_COOKIE");
   return cookie;
 }
 
-void set_nodelay(BorrowedFd fd) noexcept { set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1); }
+void set_nodelay(BorrowedFd fd) noexcept {
+  set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
 
 void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexcept {
   const int seconds = static_cast<int>(dead_after.count());
@@ -132,9 +143,13 @@ void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexc
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<unsigned>(seconds) * 1000);
 }
 
-void set_reset_on_close(BorrowedFd fd) noexcept { set_option(fd, SOL_SOCKET, SO_LINGER, linger{1, 0}); }
+void set_reset_on_close(BorrowedFd fd) noexcept {
+  set_option(fd, SOL_SOCKET, SO_LINGER, linger{1, 0});
+}
 
-void set_end_on_close(BorrowedFd fd) noexcept { set_option(fd, SOL_SOCKET, SO_LINGER, linger{0, 0}); }
+void set_end_on_close(BorrowedFd fd) noexcept {
+  set_option(fd, SOL_SOCKET, SO_LINGER, linger{0, 0});
+}
 
 void shutdown_write(BorrowedFd fd) noexcept {
   (void)::shutdown(fd.get(), SHUT_WR);  // ignoring: a dead socket reports itself on the next read

@@ -19,7 +19,8 @@ bool matches(const StringMatch& match, std::string_view text) {
 }
 
 bool any_string(const std::vector<StringMatch>& list, std::string_view text) {
-  return std::any_of(list.begin(), list.end(), [text](const StringMatch& match) { return matches(match, text); });
+  return std::any_of(list.begin(), list.end(),
+                     [text](const StringMatch& match) { return matches(match, text); });
 }
 
 bool any_account(const std::vector<ServiceAccountMatch>& list, const SpiffeId* id) {
@@ -32,7 +33,9 @@ bool any_range(const std::vector<Cidr>& list, const IpAddress& address) {
   return std::any_of(list.begin(), list.end(), [&](const Cidr& range) { return range.contains(address); });
 }
 
-bool any_port(const std::vector<uint16_t>& list, uint16_t port) { return std::find(list.begin(), list.end(), port) != list.end(); }
+bool any_port(const std::vector<uint16_t>& list, uint16_t port) {
+  return std::find(list.begin(), list.end(), port) != list.end();
+}
 
 // A list and its negation over one attribute.
 template <class List, class Test>
@@ -41,10 +44,10 @@ bool attribute(const List& wanted, const List& unwanted, Test test) {
 }
 
 bool says_nothing(const Match& m) {
-  return m.namespaces.empty() && m.not_namespaces.empty() && m.principals.empty() && m.not_principals.empty() &&
-         m.service_accounts.empty() && m.not_service_accounts.empty() && m.source_ips.empty() && m.not_source_ips.empty() &&
-         m.destination_ips.empty() && m.not_destination_ips.empty() && m.destination_ports.empty() &&
-         m.not_destination_ports.empty();
+  return m.namespaces.empty() && m.not_namespaces.empty() && m.principals.empty() &&
+         m.not_principals.empty() && m.service_accounts.empty() && m.not_service_accounts.empty() &&
+         m.source_ips.empty() && m.not_source_ips.empty() && m.destination_ips.empty() &&
+         m.not_destination_ips.empty() && m.destination_ports.empty() && m.not_destination_ports.empty();
 }
 
 // The principal as one string, made once per evaluation.
@@ -62,7 +65,8 @@ Verdict evaluate_match(const Match& m, const Facts& facts) {
   const auto from_ranges = [&](const auto& list) { return any_range(list, c.source_ip); };
   const auto to_ranges = [&](const auto& list) { return any_range(list, c.destination_ip); };
   const auto to_ports = [&](const auto& list) { return any_port(list, c.destination_port); };
-  if (!m.undecidable && says_nothing(m)) return Verdict::kNo;  // an empty match is skipped, it does not match all
+  if (!m.undecidable && says_nothing(m))
+    return Verdict::kNo;  // an empty match is skipped, it does not match all
   const bool all = attribute(m.namespaces, m.not_namespaces, in_namespaces) &&
                    attribute(m.principals, m.not_principals, in_principals) &&
                    attribute(m.service_accounts, m.not_service_accounts, in_accounts) &&
@@ -98,7 +102,8 @@ Verdict evaluate_rule(const Rule& rule, const Facts& facts) {
 int matching_rule(const Policy& policy, const Facts& facts) {
   for (size_t i = 0; i < policy.rules.size(); ++i) {
     const Verdict verdict = evaluate_rule(policy.rules[i], facts);
-    if (verdict == Verdict::kYes || (verdict == Verdict::kUnknown && policy.action == Action::kDeny)) return static_cast<int>(i);
+    if (verdict == Verdict::kYes || (verdict == Verdict::kUnknown && policy.action == Action::kDeny))
+      return static_cast<int>(i);
   }
   return -1;
 }
@@ -106,7 +111,8 @@ int matching_rule(const Policy& policy, const Facts& facts) {
 }  // namespace
 
 Decision evaluate(const PolicySet& policies, const ConnectionFacts& connection) noexcept {
-  const Facts facts{connection, connection.source != nullptr ? connection.source->principal() : std::string()};
+  const Facts facts{connection,
+                    connection.source != nullptr ? connection.source->principal() : std::string()};
   for (const auto& policy : policies) {
     if (policy->dry_run || policy->action != Action::kDeny) continue;
     const int rule = matching_rule(*policy, facts);

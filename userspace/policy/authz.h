@@ -1,6 +1,7 @@
-// L4 authorisation: pure decisions over values (istio.security.Authorization semantics; AuthorizationPolicy §evaluation).
-// Any DENY that matches denies; with no ALLOW policy in the set all is allowed; else one ALLOW must match. What cannot be
-// decided is denied. Thread: any (immutable). No allocation in evaluate() unless it denies.
+// L4 authorisation: pure decisions over values (istio.security.Authorization semantics; AuthorizationPolicy
+// §evaluation). Any DENY that matches denies; with no ALLOW policy in the set all is allowed; else one ALLOW
+// must match. What cannot be decided is denied. Thread: any (immutable). No allocation in evaluate() unless
+// it denies.
 #pragma once
 
 #include <cstdint>
@@ -62,9 +63,9 @@ struct ConnectionFacts {
 
 struct Decision {
   bool allowed = false;
-  std::string_view policy_ns;    // the policy that decided; empty: none did. Views into the Policy.
+  std::string_view policy_ns;  // the policy that decided; empty: none did. Views into the Policy.
   std::string_view policy_name;
-  int rule = -1;                 // index in the policy, -1: none
+  int rule = -1;  // index in the policy, -1: none
   // "no policy", "allowed by rule", "denied by rule", "no ALLOW policy matches", "policy is missing"
   std::string_view reason;
 };

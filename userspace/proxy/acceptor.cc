@@ -9,9 +9,15 @@
 namespace fairlead::proxy {
 
 Acceptor::Acceptor(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd listener, bool inbound)
-    : worker_(worker), pod_(std::move(pod)), listener_(std::move(listener)), inbound_(inbound), back_off_(*this) {}
+    : worker_(worker),
+      pod_(std::move(pod)),
+      listener_(std::move(listener)),
+      inbound_(inbound),
+      back_off_(*this) {}
 
-Acceptor::~Acceptor() { close(); }
+Acceptor::~Acceptor() {
+  close();
+}
 
 void Acceptor::open() {
   if (open_) return;
@@ -43,7 +49,8 @@ void Acceptor::on_io(uint32_t) noexcept {
 
 void Acceptor::accepted(UniqueFd fd, const SocketAddress& peer) {
   ++(inbound_ ? worker_.counters().inbound_accepted : worker_.counters().outbound_accepted);
-  if (!inbound_ || worker_.full()) net::set_reset_on_close(fd);  // an application must not take our death for the end
+  if (!inbound_ || worker_.full())
+    net::set_reset_on_close(fd);  // an application must not take our death for the end
   if (worker_.full()) return;
   if (inbound_) {
     worker_.start_connection(std::make_unique<InboundConnection>(worker_, pod_, std::move(fd), peer));

@@ -1,6 +1,6 @@
-// One listener of one pod. Accepts a bounded number per event; when the process is out of file descriptors or memory it
-// stops listening to the listener for a moment instead of spinning.
-// Thread: the worker's. Ownership: the listener's fd (the keeper keeps its own copy).
+// One listener of one pod. Accepts a bounded number per event; when the process is out of file descriptors or
+// memory it stops listening to the listener for a moment instead of spinning. Thread: the worker's.
+// Ownership: the listener's fd (the keeper keeps its own copy).
 #pragma once
 
 #include <memory>

@@ -14,11 +14,12 @@ ClientName& ClientName::operator=(ClientName&& other) noexcept {
 
 ClientName::~ClientName() {
   if (worker_ == nullptr) return;
-  (void)worker_->shared().clients->forget(pod_, local_);  // ignoring: the pod's removal forgets all of its names
+  (void)worker_->shared().clients->forget(pod_,
+                                          local_);  // ignoring: the pod's removal forgets all of its names
 }
 
-Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_ptr<Pod> pod, SocketAddress own,
-                                                    SocketAddress client) {
+Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_ptr<Pod> pod,
+                                                    SocketAddress own, SocketAddress client) {
   const int family = own.family();
   Result<UniqueFd> socket = co_await pod->take_socket(family);
   if (!socket) co_return Error(std::move(socket).error());
@@ -33,7 +34,8 @@ Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_
   FL_CO_TRY(net::connect(application.fd, own, family));
   FdWaiter waiter(worker.reactor());
   FL_CO_TRY(waiter.open(application.fd));
-  Result<void> connected = co_await finish_connect(waiter, application.fd, worker.reactor().now() + kConnectDeadline);
+  Result<void> connected =
+      co_await finish_connect(waiter, application.fd, worker.reactor().now() + kConnectDeadline);
   if (!connected) co_return Error(std::move(connected).error());
   co_return application;
 }

@@ -31,9 +31,10 @@ struct ApplicationSocket {
   ClientName name;
 };
 
-// Binds to the pod's own address (never to loopback: applications trust that), publishes `client` for the bound port, then
-// connects: accept() in the application already shows the true client. `own`: the pod's address that is dialled.
-Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_ptr<Pod> pod, SocketAddress own,
-                                                    SocketAddress client);
+// Binds to the pod's own address (never to loopback: applications trust that), publishes `client` for the
+// bound port, then connects: accept() in the application already shows the true client. `own`: the pod's
+// address that is dialled.
+Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_ptr<Pod> pod,
+                                                    SocketAddress own, SocketAddress client);
 
 }  // namespace fairlead::proxy

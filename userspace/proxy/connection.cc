@@ -22,7 +22,8 @@ std::string_view to_string(TunnelKind kind) noexcept {
   return "none";
 }
 
-Connection::Connection(Worker& worker, std::shared_ptr<Pod> pod, bool inbound) : worker_(worker), pod_(std::move(pod)) {
+Connection::Connection(Worker& worker, std::shared_ptr<Pod> pod, bool inbound)
+    : worker_(worker), pod_(std::move(pod)) {
   record_.inbound = inbound;
   record_.since = worker.reactor().now();
   worker_.link(*this);

@@ -1,6 +1,6 @@
-// What every proxied connection is to its worker: a record that can be listed, a set-up task, and a way to end.
-// Ownership: the worker's table; finish() takes it out and destroys it at the end of the turn.
-// Thread: the worker's.
+// What every proxied connection is to its worker: a record that can be listed, a set-up task, and a way to
+// end. Ownership: the worker's table; finish() takes it out and destroys it at the end of the turn. Thread:
+// the worker's.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,8 @@ class Connection : public Deferred {
   virtual Task<void> run() = 0;
   // Frees the set-up frame: what follows is event-driven. Called as the last act of run().
   void set_up_done();
-  // Takes the connection out of the table; it is destroyed at the end of this turn. `orderly`: whole, or reset.
+  // Takes the connection out of the table; it is destroyed at the end of this turn. `orderly`: whole, or
+  // reset.
   void finish(bool orderly) noexcept;
 
   Worker& worker_;

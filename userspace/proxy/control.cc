@@ -23,7 +23,11 @@ Result<UniqueFd> duplicate(BorrowedFd fd) {
 }  // namespace
 
 Control::Control(ProxyConfig config, UniqueFd contract)
-    : config_(std::move(config)), contract_(std::move(contract)), started_(Clock::now()), deadline_(*this), retry_(*this) {}
+    : config_(std::move(config)),
+      contract_(std::move(contract)),
+      started_(Clock::now()),
+      deadline_(*this),
+      retry_(*this) {}
 
 Control::~Control() {
   if (xds_ != nullptr) xds_->stop();
@@ -40,10 +44,9 @@ int Control::run() {
     return 1;
   }
   reactor_ = std::move(*reactor);
-  auto queries = net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
-                                          [this](std::string_view verb, std::string_view, const net::QueryPeer&) {
-                                            return answer(verb);
-                                          });
+  auto queries = net::QueryServer::listen(
+      *reactor_, config_.query_socket, 0600,
+      [this](std::string_view verb, std::string_view, const net::QueryPeer&) { return answer(verb); });
   if (!queries) {
     log::error("proxy", "{}", queries.error().text());
     return 1;
@@ -66,7 +69,8 @@ void Control::leave(int code) {
   reactor_->stop();
 }
 
-// ---- the keeper ---------------------------------------------------------------------------------------------------------
+// ---- the keeper
+// ---------------------------------------------------------------------------------------------------------
 
 void Control::on_io(uint32_t) noexcept {
   while (!leaving_) {
@@ -87,9 +91,10 @@ void Control::on_io(uint32_t) noexcept {
 bool Control::handle(contract::Packet packet) {
   auto& message = packet.message;
   if (auto* hello = std::get_if<contract::Welcome>(&message)) {
-    Result<void> result = hello->version == contract::kVersion
-                              ? welcome(std::move(packet.fds))
-                              : Error(ErrorKind::kProtocol, fmt::format("keeper speaks version {}", hello->version));
+    Result<void> result =
+        hello->version == contract::kVersion
+            ? welcome(std::move(packet.fds))
+            : Error(ErrorKind::kProtocol, fmt::format("keeper speaks version {}", hello->version));
     if (!result) log::error("proxy", "welcome: {}", result.error().text());
     return result.has_value();
   }
@@ -122,7 +127,8 @@ Result<void> Control::welcome(std::vector<UniqueFd> maps) {
     reactor_->send([this, snapshot = std::move(snapshot)] { apply_snapshot(snapshot); });
   });
   certificates_ = std::make_unique<state::CertificateClient>(
-      config_.controller, config_.certificate_ttl, [this](std::shared_ptr<const tls::Credentials> credentials) {
+      config_.controller, config_.certificate_ttl,
+      [this](std::shared_ptr<const tls::Credentials> credentials) {
         reactor_->send([this, credentials = std::move(credentials)] {
           for (auto& worker : workers_) worker->set_credentials(credentials);
         });
@@ -227,7 +233,8 @@ void Control::drain(uint32_t deadline_ms) {
   }
 }
 
-// ---- mesh state ---------------------------------------------------------------------------------------------------------
+// ---- mesh state
+// ---------------------------------------------------------------------------------------------------------
 
 // Workers first, the capture map after the last of them: what is captured can be resolved.
 void Control::apply_snapshot(state::SnapshotPtr snapshot) {
@@ -273,7 +280,8 @@ void Control::refresh_identities() {
   identities_ = std::move(wanted);
 }
 
-// ---- queries ------------------------------------------------------------------------------------------------------------
+// ---- queries
+// ------------------------------------------------------------------------------------------------------------
 
 std::vector<WorkerReport> Control::gather_reports() {
   std::vector<std::future<WorkerReport>> pending;
@@ -299,7 +307,8 @@ std::string Control::answer(std::string_view verb) {
   if (verb == "connections") return connections_json(gather_reports());
   if (verb == "decisions") return decisions_json(gather_reports());
   if (verb == "certs") {
-    return certificates_json(certificates_ != nullptr ? certificates_->status() : std::vector<state::CertificateClient::Status>());
+    return certificates_json(certificates_ != nullptr ? certificates_->status()
+                                                      : std::vector<state::CertificateClient::Status>());
   }
   if (verb != "status") return error_json(fmt::format("unknown question '{}'", verb));
   ProxyStatus status;

@@ -1,6 +1,6 @@
-// The control thread of the proxy: everything that is slow or rare. Talks to the keeper, takes snapshots and certificates
-// from their clients' threads, hands all of it to the workers, answers local queries.
-// Thread: run() and everything private on the caller's thread; the clients' callbacks only post.
+// The control thread of the proxy: everything that is slow or rare. Talks to the keeper, takes snapshots and
+// certificates from their clients' threads, hands all of it to the workers, answers local queries. Thread:
+// run() and everything private on the caller's thread; the clients' callbacks only post.
 #pragma once
 
 #include <deque>

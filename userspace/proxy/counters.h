@@ -1,4 +1,5 @@
-// Counters of one worker: plain integers, summed when somebody asks. The names are the JSON keys of `fairlead status`.
+// Counters of one worker: plain integers, summed when somebody asks. The names are the JSON keys of `fairlead
+// status`.
 #pragma once
 
 #include <array>
@@ -7,27 +8,27 @@
 
 namespace fairlead::proxy {
 
-#define FL_PROXY_COUNTERS(X)                                                  \
-  X(outbound_accepted, "captured connections accepted")                       \
-  X(outbound_no_original, "without an original destination: reset")           \
-  X(outbound_unresolved, "to a destination the mesh no longer has: reset")    \
-  X(outbound_failed, "whose tunnel or answer failed: reset")                  \
-  X(outbound_refused, "refused by the peer's policy")                         \
-  X(outbound_plain, "to endpoints outside the mesh")                          \
-  X(inbound_accepted, "connections to enrolled pods accepted")                \
-  X(inbound_tunnels, "tunnels accepted")                                      \
-  X(inbound_streams, "streams accepted")                                      \
-  X(inbound_plain, "plaintext connections accepted")                          \
-  X(inbound_denied, "refused by policy")                                      \
-  X(inbound_bad_request, "streams with an impossible destination")            \
-  X(application_refused, "the application did not accept")                    \
-  X(handshake_failed, "TLS handshakes failed")                                \
-  X(tunnels_opened, "tunnels opened")                                         \
-  X(tunnels_failed, "tunnels that ended with an error")                       \
-  X(accept_backoff, "times accept() was out of file descriptors")             \
-  X(connections_reset, "connections reset")                                   \
-  X(connections_closed, "connections ended in order")                         \
-  X(bytes_to_applications, "bytes")                                           \
+#define FL_PROXY_COUNTERS(X)                                               \
+  X(outbound_accepted, "captured connections accepted")                    \
+  X(outbound_no_original, "without an original destination: reset")        \
+  X(outbound_unresolved, "to a destination the mesh no longer has: reset") \
+  X(outbound_failed, "whose tunnel or answer failed: reset")               \
+  X(outbound_refused, "refused by the peer's policy")                      \
+  X(outbound_plain, "to endpoints outside the mesh")                       \
+  X(inbound_accepted, "connections to enrolled pods accepted")             \
+  X(inbound_tunnels, "tunnels accepted")                                   \
+  X(inbound_streams, "streams accepted")                                   \
+  X(inbound_plain, "plaintext connections accepted")                       \
+  X(inbound_denied, "refused by policy")                                   \
+  X(inbound_bad_request, "streams with an impossible destination")         \
+  X(application_refused, "the application did not accept")                 \
+  X(handshake_failed, "TLS handshakes failed")                             \
+  X(tunnels_opened, "tunnels opened")                                      \
+  X(tunnels_failed, "tunnels that ended with an error")                    \
+  X(accept_backoff, "times accept() was out of file descriptors")          \
+  X(connections_reset, "connections reset")                                \
+  X(connections_closed, "connections ended in order")                      \
+  X(bytes_to_applications, "bytes")                                        \
   X(bytes_from_applications, "bytes")
 
 struct Counters {

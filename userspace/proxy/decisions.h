@@ -15,12 +15,12 @@ namespace fairlead::proxy {
 struct DecisionRecord {
   std::chrono::system_clock::time_point time;
   bool inbound = false;
-  std::string pod;        // "ns/name", the side that decided
+  std::string pod;  // "ns/name", the side that decided
   SocketAddress source;
   std::string principal;  // empty: plaintext
   SocketAddress destination;
   bool allowed = false;
-  std::string policy;     // "ns/name", empty: none decided
+  std::string policy;  // "ns/name", empty: none decided
   int rule = -1;
   std::string_view reason;  // a literal
 };

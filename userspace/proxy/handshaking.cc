@@ -23,7 +23,8 @@ Task<Result<void>> receive_some(FdWaiter& waiter, BorrowedFd fd, Buffer& in, Tim
   for (;;) {
     auto got = net::receive(fd, in.prepare(4096));
     if (!got) co_return Error(std::move(got).error());
-    if (got->state == net::IoState::kEnd) co_return Error(ErrorKind::kClosed, "TLS handshake: the peer closed");
+    if (got->state == net::IoState::kEnd)
+      co_return Error(ErrorKind::kClosed, "TLS handshake: the peer closed");
     if (got->state == net::IoState::kDone) {
       in.commit(got->bytes);
       co_return Result<void>();
@@ -35,8 +36,8 @@ Task<Result<void>> receive_some(FdWaiter& waiter, BorrowedFd fd, Buffer& in, Tim
 
 }  // namespace
 
-Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake, bool client,
-                                               Buffer& received, TimePoint deadline) {
+Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake,
+                                               bool client, Buffer& received, TimePoint deadline) {
   Buffer out;
   if (client) FL_CO_TRY(handshake.start(out));
   for (size_t total = received.size();;) {

@@ -1,5 +1,5 @@
-// Drives a TLS handshake over a non-blocking socket: the one place where tls::Handshake meets a file descriptor.
-// Thread: the worker's.
+// Drives a TLS handshake over a non-blocking socket: the one place where tls::Handshake meets a file
+// descriptor. Thread: the worker's.
 #pragma once
 
 #include "base/buffer.h"
@@ -9,10 +9,10 @@
 
 namespace fairlead::proxy {
 
-// `received` may hold bytes that came before; afterwards it holds what came behind the handshake. On failure the alert
-// was sent, best effort. `client`: this side speaks first.
-Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake, bool client,
-                                               Buffer& received, TimePoint deadline);
+// `received` may hold bytes that came before; afterwards it holds what came behind the handshake. On failure
+// the alert was sent, best effort. `client`: this side speaks first.
+Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake,
+                                               bool client, Buffer& received, TimePoint deadline);
 
 // Waits for a started connect() and reports how it ended.
 Task<Result<void>> finish_connect(FdWaiter& waiter, BorrowedFd fd, TimePoint deadline);

@@ -7,7 +7,8 @@
 
 namespace fairlead::proxy {
 
-InboundConnection::InboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd fd, const SocketAddress& peer)
+InboundConnection::InboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd fd,
+                                     const SocketAddress& peer)
     : Connection(worker, std::move(pod), true), fd_(std::move(fd)), peer_(peer) {
   record_.source = peer;
 }
@@ -31,8 +32,8 @@ void InboundConnection::abort() noexcept {
 Task<void> InboundConnection::run() {
   Result<void> result = co_await set_up();
   if (!result) {
-    log::debug("inbound", "{} {} -> {}: {}", pod_->full_name(), peer_.to_string(), record_.destination.to_string(),
-               result.error().text());
+    log::debug("inbound", "{} {} -> {}: {}", pod_->full_name(), peer_.to_string(),
+               record_.destination.to_string(), result.error().text());
   }
   if (!result || handed_over_) {
     abort();
@@ -46,7 +47,8 @@ Task<Result<void>> InboundConnection::set_up() {
   auto local = net::local_address(fd_);
   if (!local) co_return Error(std::move(local).error());
   record_.destination = record_.endpoint = *local;
-  // Steered connections carry the address they were sent to; one that dials the listener itself carries loopback.
+  // Steered connections carry the address they were sent to; one that dials the listener itself carries
+  // loopback.
   if (!pod_->owns(local->ip)) co_return Error(ErrorKind::kDenied, "not sent to the pod's address");
   FdWaiter waiter(worker_.reactor());
   FL_CO_TRY(waiter.open(fd_));
@@ -94,7 +96,8 @@ Task<Result<void>> InboundConnection::tunnel(FdWaiter& waiter) {
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
   auto handshake = tls::Handshake::server(credentials);
   if (!handshake) co_return Error(std::move(handshake).error());
-  Result<tls::Established> established = co_await drive_handshake(waiter, fd_, **handshake, false, received_, deadline);
+  Result<tls::Established> established =
+      co_await drive_handshake(waiter, fd_, **handshake, false, received_, deadline);
   waiter.close();
   if (!established) {
     ++worker_.counters().handshake_failed;
@@ -102,18 +105,21 @@ Task<Result<void>> InboundConnection::tunnel(FdWaiter& waiter) {
   }
   handed_over_ = true;
   const InboundStream::Origin origin{record_.destination, peer_, record_.tunnel == TunnelKind::kInPlace};
-  co_return worker_.inbound_tunnels().adopt(pod_, std::move(fd_), std::move(*established), std::move(received_), origin);
+  co_return worker_.inbound_tunnels().adopt(pod_, std::move(fd_), std::move(*established),
+                                            std::move(received_), origin);
 }
 
 Task<Result<void>> InboundConnection::plaintext(FdWaiter& waiter, bool guard) {
   ++worker_.counters().inbound_plain;
   // The pod's policies come with its own workload: at start they may be on their way.
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
-  if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod is not known to the mesh yet");
+  if (credentials == nullptr)
+    co_return Error(ErrorKind::kUnavailable, "the pod is not known to the mesh yet");
   if (!worker_.decide(*pod_, true, peer_, nullptr, record_.destination, pod_->workload().get())) {
     co_return Error(ErrorKind::kDenied, "denied by policy");
   }
-  Result<ApplicationSocket> application = co_await connect_application(worker_, pod_, record_.destination, peer_);
+  Result<ApplicationSocket> application =
+      co_await connect_application(worker_, pod_, record_.destination, peer_);
   if (!application) {
     ++worker_.counters().application_refused;
     co_return Error(std::move(application).error());
@@ -124,7 +130,8 @@ Task<Result<void>> InboundConnection::plaintext(FdWaiter& waiter, bool guard) {
   co_return sockets_->start(std::move(fd_), std::move(application->fd), std::move(received_), guard);
 }
 
-// ---- streams ------------------------------------------------------------------------------------------------------------
+// ---- streams
+// ------------------------------------------------------------------------------------------------------------
 
 InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& tunnel, const Origin& origin,
                              hbone::StreamId stream, hbone::ConnectRequest request)
@@ -171,7 +178,8 @@ bool InboundStream::destination_allowed(const SocketAddress& destination) const 
   const auto& info = pod_->info();
   if (destination.ip != origin_.local.ip) return false;
   if (origin_.in_place) return destination.port == origin_.local.port;
-  return destination.port != kHbonePort && destination.port != info.inbound_port && destination.port != info.outbound_port;
+  return destination.port != kHbonePort && destination.port != info.inbound_port &&
+         destination.port != info.outbound_port;
 }
 
 Task<void> InboundStream::run() {
@@ -203,7 +211,8 @@ Task<int> InboundStream::set_up() {
   }
   record_.destination = record_.endpoint = *destination;
   const SocketAddress client = record_.source;
-  if (!worker_.decide(*pod_, true, client, tunnel_.peer().get(), *destination, pod_->workload().get())) co_return 401;
+  if (!worker_.decide(*pod_, true, client, tunnel_.peer().get(), *destination, pod_->workload().get()))
+    co_return 401;
   Result<ApplicationSocket> application = co_await connect_application(worker_, pod_, *destination, client);
   if (!application) {
     ++worker_.counters().application_refused;
@@ -213,16 +222,17 @@ Task<int> InboundStream::set_up() {
   co_return 200;
 }
 
-// ---- tunnels ------------------------------------------------------------------------------------------------------------
+// ---- tunnels
+// ------------------------------------------------------------------------------------------------------------
 
 InboundTunnels::~InboundTunnels() {
   for (Tunnel* tunnel : tunnels_where([](const Entry&) { return true; })) tunnel->close(false);
 }
 
-Result<void> InboundTunnels::adopt(std::shared_ptr<Pod> pod, UniqueFd fd, tls::Established established, Buffer leftover,
-                                   const InboundStream::Origin& origin) {
-  auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), Tunnel::Role::kServer, std::move(fd), std::move(established),
-                                         *this);
+Result<void> InboundTunnels::adopt(std::shared_ptr<Pod> pod, UniqueFd fd, tls::Established established,
+                                   Buffer leftover, const InboundStream::Origin& origin) {
+  auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), Tunnel::Role::kServer, std::move(fd),
+                                         std::move(established), *this);
   Tunnel& borrowed = *tunnel;
   entries_.emplace(&borrowed, Entry{std::move(tunnel), std::move(pod), origin});
   worker_.tunnel_opened();
@@ -241,7 +251,8 @@ std::vector<Tunnel*> InboundTunnels::tunnels_where(const std::function<bool(cons
 }
 
 void InboundTunnels::close_of(contract::PodId pod) noexcept {
-  for (Tunnel* tunnel : tunnels_where([pod](const Entry& entry) { return entry.pod->id() == pod; })) tunnel->close(false);
+  for (Tunnel* tunnel : tunnels_where([pod](const Entry& entry) { return entry.pod->id() == pod; }))
+    tunnel->close(false);
 }
 
 void InboundTunnels::drain() {
@@ -254,7 +265,8 @@ hbone::StreamHandler* InboundTunnels::on_tunnel_connect(Tunnel& tunnel, hbone::S
   if (found == entries_.end() || worker_.full()) return nullptr;  // nobody: the engine refuses the stream
   const Entry& entry = found->second;
   ++worker_.counters().inbound_streams;
-  auto connection = std::make_unique<InboundStream>(worker_, entry.pod, tunnel, entry.origin, stream, request);
+  auto connection =
+      std::make_unique<InboundStream>(worker_, entry.pod, tunnel, entry.origin, stream, request);
   hbone::StreamHandler* handler = &connection->handler();
   worker_.start_at_turn_end(std::move(connection));
   return handler;

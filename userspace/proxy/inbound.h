@@ -1,7 +1,8 @@
 // A connection that came to an enrolled pod: told apart by its first bytes, then a tunnel or plaintext.
 //
-// Where the source is a mesh workload the first bytes are waited for (kFirstBytesDeadline): a hint that saves plaintext
-// clients the wait, never an identity. Port 15008 is always a tunnel. What turns out to be plaintext is judged as plaintext.
+// Where the source is a mesh workload the first bytes are waited for (kFirstBytesDeadline): a hint that saves
+// plaintext clients the wait, never an identity. Port 15008 is always a tunnel. What turns out to be
+// plaintext is judged as plaintext.
 #pragma once
 
 #include <memory>
@@ -24,8 +25,8 @@ class InboundConnection final : public Connection, public RelayOwner {
  private:
   Task<void> run() override;
   Task<Result<void>> set_up();
-  // Reads until the first bytes are classified or the deadline passes. kOther with nothing read: the client waits for
-  // the server to speak.
+  // Reads until the first bytes are classified or the deadline passes. kOther with nothing read: the client
+  // waits for the server to speak.
   Task<Result<tls::FirstBytes>> first_bytes(FdWaiter& waiter);
   Task<Result<void>> tunnel(FdWaiter& waiter);
   Task<Result<void>> plaintext(FdWaiter& waiter, bool guard);
@@ -47,8 +48,8 @@ class InboundStream final : public Connection, public RelayOwner {
     SocketAddress peer;   // where from
     bool in_place = false;
   };
-  InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& tunnel, const Origin& origin, hbone::StreamId stream,
-                hbone::ConnectRequest request);
+  InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& tunnel, const Origin& origin,
+                hbone::StreamId stream, hbone::ConnectRequest request);
   [[nodiscard]] ConnectionRecord record() const override;
   void abort() noexcept override;
   hbone::StreamHandler& handler() noexcept { return relay_; }

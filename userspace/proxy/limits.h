@@ -8,16 +8,16 @@
 namespace fairlead::proxy {
 
 constexpr size_t kMaxAcceptsPerEvent = 64;
-constexpr size_t kReadChunk = 64 * 1024;         // one recv() of an application's or a tunnel's socket
-constexpr int kMaxReadsPerEvent = 8;             // then other connections have their turn
+constexpr size_t kReadChunk = 64 * 1024;  // one recv() of an application's or a tunnel's socket
+constexpr int kMaxReadsPerEvent = 8;      // then other connections have their turn
 constexpr size_t kMaxTunnelsPerKey = 64;
-constexpr size_t kMaxStreamsPerTunnel = 256;     // fewer when the peer says so
-constexpr size_t kMaxFirstBytes = 16 * 1024;     // kept while the first bytes are classified
-constexpr size_t kMaxHandshakeBytes = 64 * 1024; // received in one handshake
-constexpr size_t kSocketStockLow = 12;           // ask the keeper for more below this
-constexpr size_t kMaxConnections = 200000;       // per worker; beyond, new ones are reset
-constexpr size_t kMaxDecisions = 512;            // remembered per worker
-constexpr size_t kMaxRelayBacklog = 256 * 1024;  // plaintext relay: bytes kept for a slow reader
+constexpr size_t kMaxStreamsPerTunnel = 256;      // fewer when the peer says so
+constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
+constexpr size_t kMaxHandshakeBytes = 64 * 1024;  // received in one handshake
+constexpr size_t kSocketStockLow = 12;            // ask the keeper for more below this
+constexpr size_t kMaxConnections = 200000;        // per worker; beyond, new ones are reset
+constexpr size_t kMaxDecisions = 512;             // remembered per worker
+constexpr size_t kMaxRelayBacklog = 256 * 1024;   // plaintext relay: bytes kept for a slow reader
 
 constexpr std::chrono::milliseconds kFirstBytesDeadline{500};
 constexpr std::chrono::seconds kHandshakeDeadline{10};

@@ -37,8 +37,8 @@ void OutboundConnection::abort() noexcept {
 Task<void> OutboundConnection::run() {
   Result<void> result = co_await set_up();
   if (!result) {
-    log::debug("outbound", "{} {} -> {}: {}", pod_->full_name(), client_.to_string(), record_.destination.to_string(),
-               result.error().text());
+    log::debug("outbound", "{} {} -> {}: {}", pod_->full_name(), client_.to_string(),
+               record_.destination.to_string(), result.error().text());
     abort();
   } else {
     record_.state = "open";
@@ -56,7 +56,8 @@ Task<Result<void>> OutboundConnection::set_up() {
   }
   record_.destination = **original;
   const auto& own = pod_->info().addresses;
-  Target target = resolve(*worker_.snapshot(), own, record_.destination, [this](size_t n) { return worker_.pick(n); });
+  Target target =
+      resolve(*worker_.snapshot(), own, record_.destination, [this](size_t n) { return worker_.pick(n); });
   record_.endpoint = target.endpoint;
   record_.service = target.service;
   // The captured socket looks out from loopback; the world knows it by the pod's address.
@@ -99,7 +100,8 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
   if (stream_->status() == 0) {
-    const bool told = co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
+    const bool told =
+        co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
     if (!told) co_return Error(ErrorKind::kTimeout, "CONNECT was not answered in time");
   }
   if (stream_->status() != 200) {
@@ -113,10 +115,12 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
 Task<Result<void>> OutboundConnection::to_self(Target target) {
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
-  if (!worker_.decide(*pod_, false, record_.source, &credentials->id(), target.endpoint, target.workload.get())) {
+  if (!worker_.decide(*pod_, false, record_.source, &credentials->id(), target.endpoint,
+                      target.workload.get())) {
     co_return Error(ErrorKind::kDenied, "denied by policy");
   }
-  Result<ApplicationSocket> application = co_await connect_application(worker_, pod_, target.endpoint, record_.source);
+  Result<ApplicationSocket> application =
+      co_await connect_application(worker_, pod_, target.endpoint, record_.source);
   if (!application) {
     ++worker_.counters().application_refused;
     co_return Error(std::move(application).error());

@@ -1,5 +1,6 @@
-// A connection that an application of an enrolled pod made to a mesh destination: captured, resolved, tunnelled.
-// Everything that fails resets the application's socket: it was told "connected" by the kernel already.
+// A connection that an application of an enrolled pod made to a mesh destination: captured, resolved,
+// tunnelled. Everything that fails resets the application's socket: it was told "connected" by the kernel
+// already.
 #pragma once
 
 #include <optional>
@@ -15,7 +16,8 @@ namespace fairlead::proxy {
 class OutboundConnection final : public Connection, public RelayOwner {
  public:
   // `client`: the captured socket's own address, as accept() gave it.
-  OutboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd application, const SocketAddress& client);
+  OutboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd application,
+                     const SocketAddress& client);
   [[nodiscard]] ConnectionRecord record() const override;
   void abort() noexcept override;
 

@@ -20,7 +20,8 @@ void Pod::refresh(const state::Snapshot& snapshot) {
   workload_ = nullptr;
   for (const IpAddress& address : info_.addresses) {
     auto found = snapshot.workload(address);
-    if (found == nullptr || found->ns != info_.ns || found->identity.service_account != info_.service_account) continue;
+    if (found == nullptr || found->ns != info_.ns || found->identity.service_account != info_.service_account)
+      continue;
     workload_ = std::move(found);
     break;
   }
@@ -63,6 +64,9 @@ Task<Result<UniqueFd>> Pod::take_socket(int family) {
 void Pod::give_sockets(int family, std::vector<UniqueFd> sockets) {
   Stock& given = stock(family);
   given.asked = false;
+  // The keeper could not make any: whoever waits gives up at its deadline, and the next one asks again.
+  // Asking at once would only spin.
+  if (sockets.empty()) return;
   for (UniqueFd& socket : sockets) given.sockets.push_back(std::move(socket));
   given.arrived.notify_all();
 }

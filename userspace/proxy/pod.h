@@ -1,5 +1,6 @@
-// One enrolled pod as one worker sees it: who it is, its listeners, its stock of unconnected sockets, its tunnels.
-// Thread: the worker's. Ownership: shared by its connections, so that it outlives them; `gone` says it was removed.
+// One enrolled pod as one worker sees it: who it is, its listeners, its stock of unconnected sockets, its
+// tunnels. Thread: the worker's. Ownership: shared by its connections, so that it outlives them; `gone` says
+// it was removed.
 #pragma once
 
 #include <memory>
@@ -29,11 +30,13 @@ class Pod {
   [[nodiscard]] contract::PodId id() const noexcept { return info_.pod; }
   [[nodiscard]] const contract::PodAdded& info() const noexcept { return info_; }
   [[nodiscard]] std::string full_name() const { return info_.ns + "/" + info_.name; }
+  // The keeper told of the same pod once more: connections and tunnels go on.
+  void renew(contract::PodAdded info) { info_ = std::move(info); }
   [[nodiscard]] bool owns(const IpAddress& address) const noexcept;
   TunnelPool& tunnels() noexcept { return *tunnels_; }
 
-  // Looks itself up in the snapshot by address; the entry must carry the namespace and service account that the keeper
-  // was told, else the address belongs to somebody else's past.
+  // Looks itself up in the snapshot by address; the entry must carry the namespace and service account that
+  // the keeper was told, else the address belongs to somebody else's past.
   void refresh(const state::Snapshot& snapshot);
   [[nodiscard]] const std::shared_ptr<const state::Workload>& workload() const noexcept { return workload_; }
   // The pod's workload and credentials, waiting for them at start. Null when they do not come in time.

@@ -1,6 +1,7 @@
-// The proxy process: TLS, HTTP/2, policy and routing for every pod the keeper hands over. No privilege is needed.
-// Thread: run() owns the control thread (contract with the keeper, queries, xDS and certificate callbacks by mailbox) and
-// starts one worker thread per configured core. Returns the exit code when the keeper says drain, or is gone.
+// The proxy process: TLS, HTTP/2, policy and routing for every pod the keeper hands over. No privilege is
+// needed. Thread: run() owns the control thread (contract with the keeper, queries, xDS and certificate
+// callbacks by mailbox) and starts one worker thread per configured core. Returns the exit code when the
+// keeper says drain, or is gone.
 #pragma once
 
 #include <chrono>

@@ -5,8 +5,8 @@ namespace fairlead::proxy {
 
 class RelayOwner {
  public:
-  // Once, when both directions are over. `orderly`: every byte was delivered and both ends closed; otherwise the sockets
-  // have been reset. The relay is destroyed by its owner, at the end of the turn at the earliest.
+  // Once, when both directions are over. `orderly`: every byte was delivered and both ends closed; otherwise
+  // the sockets have been reset. The relay is destroyed by its owner, at the end of the turn at the earliest.
   virtual void on_relay_end(bool orderly) noexcept = 0;
 
  protected:

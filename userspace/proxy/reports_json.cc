@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-
 #include <nlohmann/json.hpp>
 
 namespace fairlead::proxy {
@@ -13,7 +12,9 @@ namespace {
 using nlohmann::json;
 
 // Strings from outside may hold anything: what is not UTF-8 is replaced, never thrown over.
-std::string dump(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 std::string rfc3339(std::chrono::system_clock::time_point time) {
   const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
@@ -21,8 +22,8 @@ std::string rfc3339(std::chrono::system_clock::time_point time) {
   const time_t seconds = since / 1000;
   tm utc{};
   gmtime_r(&seconds, &utc);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
-                     utc.tm_hour, utc.tm_min, utc.tm_sec, since % 1000);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900, utc.tm_mon + 1,
+                     utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, since % 1000);
 }
 
 json addresses_of(const std::vector<IpAddress>& addresses) {
@@ -47,13 +48,16 @@ std::string_view scope_of(policy::Scope scope) {
 
 json ports_of(const std::vector<state::ServicePort>& ports) {
   json list = json::array();
-  for (const auto& port : ports) list.push_back({{"servicePort", port.service_port}, {"targetPort", port.target_port}});
+  for (const auto& port : ports)
+    list.push_back({{"servicePort", port.service_port}, {"targetPort", port.target_port}});
   return list;
 }
 
 }  // namespace
 
-std::string error_json(std::string_view text) { return dump(json{{"error", text}}); }
+std::string error_json(std::string_view text) {
+  return dump(json{{"error", text}});
+}
 
 std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,
                         const std::vector<WorkerReport>& reports) {
@@ -69,9 +73,10 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
   }
   json named = json::object();
   counters.each([&](std::string_view name, uint64_t value) { named[std::string(name)] = value; });
-  const json controller{{"address", status.controller_address},   {"connected", status.controller.connected},
-                        {"synced", status.controller.synced},     {"pushes", status.controller.pushes},
-                        {"rejected", status.controller.rejected}, {"lastError", status.controller.last_error}};
+  const json controller{
+      {"address", status.controller_address},   {"connected", status.controller.connected},
+      {"synced", status.controller.synced},     {"pushes", status.controller.pushes},
+      {"rejected", status.controller.rejected}, {"lastError", status.controller.last_error}};
   return dump(json{{"node", status.node},
                    {"pid", ::getpid()},
                    {"uptimeSeconds", status.uptime.count()},
@@ -167,7 +172,7 @@ std::string decisions_json(const std::vector<WorkerReport>& reports) {
     for (const DecisionRecord& record : report.decisions) records.push_back(&record);
   }
   std::sort(records.begin(), records.end(),
-                   [](const DecisionRecord* a, const DecisionRecord* b) { return a->time > b->time; });
+            [](const DecisionRecord* a, const DecisionRecord* b) { return a->time > b->time; });
   json list = json::array();
   for (const DecisionRecord* record : records) {
     list.push_back({{"time", rfc3339(record->time)},

@@ -21,7 +21,8 @@ struct ProxyStatus {
 };
 
 std::string error_json(std::string_view text);
-std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot, const std::vector<WorkerReport>& reports);
+std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,
+                        const std::vector<WorkerReport>& reports);
 std::string workloads_json(const state::Snapshot& snapshot);
 std::string services_json(const state::Snapshot& snapshot);
 std::string policies_json(const state::Snapshot& snapshot);

@@ -18,7 +18,8 @@ const IpAddress* address_of(const Workload& workload, bool v4) {
 }
 
 bool usable(const Service& service, const Endpoint& endpoint, uint16_t port) {
-  return endpoint.workload->healthy && !endpoint.workload->addresses.empty() && service.target_port(endpoint, port) != 0;
+  return endpoint.workload->healthy && !endpoint.workload->addresses.empty() &&
+         service.target_port(endpoint, port) != 0;
 }
 
 Target::Kind kind_of(const Workload& workload, std::span<const IpAddress> own, const IpAddress& address) {
@@ -33,8 +34,8 @@ Target refused(std::string_view why) {
   return target;
 }
 
-Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddress> own, const SocketAddress& original,
-                  const std::function<size_t(size_t)>& pick) {
+Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddress> own,
+                  const SocketAddress& original, const std::function<size_t(size_t)>& pick) {
   const auto& endpoints = service->endpoints;
   const auto fits = [&](const Endpoint& endpoint) { return usable(*service, endpoint, original.port); };
   const auto count = static_cast<size_t>(std::count_if(endpoints.begin(), endpoints.end(), fits));
@@ -55,7 +56,8 @@ Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddr
 
 Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, const SocketAddress& original,
                const std::function<size_t(size_t)>& pick) {
-  if (auto service = snapshot.service(original.ip)) return to_service(std::move(service), own, original, pick);
+  if (auto service = snapshot.service(original.ip))
+    return to_service(std::move(service), own, original, pick);
   auto workload = snapshot.workload(original.ip);
   if (workload == nullptr) return refused("the mesh does not know this destination");
   Target target;

@@ -13,7 +13,9 @@ SocketRelay::SocketRelay(Reactor& reactor, RelayOwner& owner) noexcept : reactor
   }
 }
 
-SocketRelay::~SocketRelay() { abort(); }
+SocketRelay::~SocketRelay() {
+  abort();
+}
 
 Result<void> SocketRelay::start(UniqueFd client, UniqueFd server, Buffer from_client, bool guard) {
   sides_[0].fd = std::move(client);
@@ -23,8 +25,8 @@ Result<void> SocketRelay::start(UniqueFd client, UniqueFd server, Buffer from_cl
   guard_ = guard;
   for (Side& side : sides_) {
     net::set_nodelay(side.fd);
-    // Until both ends are through, whoever closes this socket (the kernel, when the process dies) breaks the connection:
-    // a FIN would pass for the end of the data.
+    // Until both ends are through, whoever closes this socket (the kernel, when the process dies) breaks the
+    // connection: a FIN would pass for the end of the data.
     net::set_reset_on_close(side.fd);
     FL_TRY(reactor_.watch(side.fd, side));
   }
@@ -100,7 +102,8 @@ void SocketRelay::pump(Side& from) {
     from.backlog.commit(got->bytes);
     from.moved += got->bytes;
     if (got->state == net::IoState::kEnd) from.ended = true;
-    if (got->state == net::IoState::kWouldBlock || (got->bytes < kReadChunk && !from.fin_seen)) from.readable = false;
+    if (got->state == net::IoState::kWouldBlock || (got->bytes < kReadChunk && !from.fin_seen))
+      from.readable = false;
     if (got->bytes > 0 && guard_stops(from)) return fail();
   }
   if (from.ended && from.backlog.empty() && !to.shut) {

@@ -1,6 +1,6 @@
-// Moves plaintext between two sockets of the same worker: connections outside the mesh, and a pod that reaches itself.
-// Half-close passes through, a reset on one side becomes a reset on the other, a slow reader stops its sender at
-// kMaxRelayBacklog bytes. Explicit state machine, one per connection, both directions.
+// Moves plaintext between two sockets of the same worker: connections outside the mesh, and a pod that
+// reaches itself. Half-close passes through, a reset on one side becomes a reset on the other, a slow reader
+// stops its sender at kMaxRelayBacklog bytes. Explicit state machine, one per connection, both directions.
 // Thread: the worker's. Ownership: both fds.
 #pragma once
 
@@ -20,24 +20,27 @@ class SocketRelay {
   SocketRelay(const SocketRelay&) = delete;
   SocketRelay& operator=(const SocketRelay&) = delete;
 
-  // Side 0 is the client. `from_client` was read from it already. With `guard`, the first bytes that come from the
-  // client are looked at and a tunnel's ClientHello resets the connection: it must never reach an application.
+  // Side 0 is the client. `from_client` was read from it already. With `guard`, the first bytes that come
+  // from the client are looked at and a tunnel's ClientHello resets the connection: it must never reach an
+  // application.
   Result<void> start(UniqueFd client, UniqueFd server, Buffer from_client, bool guard);
   void abort() noexcept;
-  [[nodiscard]] uint64_t moved(int from_side) const noexcept { return sides_[static_cast<size_t>(from_side)].moved; }
+  [[nodiscard]] uint64_t moved(int from_side) const noexcept {
+    return sides_[static_cast<size_t>(from_side)].moved;
+  }
 
  private:
   struct Side final : IoHandler {
     SocketRelay* relay = nullptr;
     int index = 0;
     UniqueFd fd;
-    Buffer backlog;        // read from this side, not yet written to the other
+    Buffer backlog;  // read from this side, not yet written to the other
     uint64_t moved = 0;
     bool readable = false;
     bool writable = false;
-    bool fin_seen = false; // a FIN is in the socket: a short read does not mean it is empty
-    bool ended = false;    // its FIN was read
-    bool shut = false;     // our FIN went to it
+    bool fin_seen = false;  // a FIN is in the socket: a short read does not mean it is empty
+    bool ended = false;     // its FIN was read
+    bool shut = false;      // our FIN went to it
     void on_io(uint32_t events) noexcept override { relay->on_side_io(*this, events); }
   };
 

@@ -7,7 +7,9 @@
 
 namespace fairlead::proxy {
 
-StreamRelay::~StreamRelay() { abort(); }
+StreamRelay::~StreamRelay() {
+  abort();
+}
 
 Result<void> StreamRelay::open(hbone::Connection& connection, const hbone::ConnectRequest& request) {
   FL_TRY_ASSIGN(stream_, connection.open(request, *this));
@@ -28,8 +30,8 @@ Result<void> StreamRelay::start(UniqueFd application) {
   application_ = std::move(application);
   state_ = State::kRelaying;
   net::set_nodelay(application_);
-  // Until both directions are through, whoever closes this socket (the kernel, when the process dies) breaks the
-  // connection: a FIN would pass for the end of the data.
+  // Until both directions are through, whoever closes this socket (the kernel, when the process dies) breaks
+  // the connection: a FIN would pass for the end of the data.
   net::set_reset_on_close(application_);
   FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
   return {};
@@ -68,7 +70,8 @@ void StreamRelay::check_over() noexcept {
   owner_.on_relay_end(true);
 }
 
-// ---- application → stream -------------------------------------------------------------------------------------------
+// ---- application → stream
+// -------------------------------------------------------------------------------------------
 
 void StreamRelay::on_io(uint32_t events) noexcept {
   if (state_ != State::kRelaying) return;
@@ -110,7 +113,8 @@ void StreamRelay::read_application() {
     if (got->state == net::IoState::kEnd) return end_stream();
     sent_ += got->bytes;
     counters_.bytes_from_applications += got->bytes;
-    // A short read emptied the socket, and what comes later raises a new edge; a FIN that came with it does not.
+    // A short read emptied the socket, and what comes later raises a new edge; a FIN that came with it does
+    // not.
     if (got->bytes < room && !fin_seen_) readable_ = false;
   }
 }
@@ -121,7 +125,8 @@ void StreamRelay::end_stream() {
   check_over();
 }
 
-// ---- stream → application -------------------------------------------------------------------------------------------
+// ---- stream → application
+// -------------------------------------------------------------------------------------------
 
 void StreamRelay::on_response(int status) {
   status_ = status;

@@ -1,10 +1,10 @@
-// Moves bytes between an application's socket and a CONNECT stream of a tunnel: an explicit state machine without an
-// allocation per event.
+// Moves bytes between an application's socket and a CONNECT stream of a tunnel: an explicit state machine
+// without an allocation per event.
 //
-// Half-close: the application's FIN becomes END_STREAM and the other way round. Abort: a reset on one side becomes a reset
-// on the other. A slow application holds back at most the stream's window (credit is returned for what was written), a slow
-// tunnel stops the reading of the application.
-// Thread: the worker's. Ownership: the application's fd; the HTTP/2 connection is borrowed until the stream is over.
+// Half-close: the application's FIN becomes END_STREAM and the other way round. Abort: a reset on one side
+// becomes a reset on the other. A slow application holds back at most the stream's window (credit is returned
+// for what was written), a slow tunnel stops the reading of the application. Thread: the worker's. Ownership:
+// the application's fd; the HTTP/2 connection is borrowed until the stream is over.
 #pragma once
 
 #include <coroutine>

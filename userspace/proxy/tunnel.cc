@@ -62,7 +62,8 @@ void Tunnel::finish_if_drained() {
   close(false);
 }
 
-// ---- receiving --------------------------------------------------------------------------------------------------------
+// ---- receiving
+// --------------------------------------------------------------------------------------------------------
 
 void Tunnel::on_io(uint32_t events) noexcept {
   if (closed_) return;
@@ -100,7 +101,8 @@ bool Tunnel::open_records() {
     auto opened = opener_.open(received_.span());
     if (!opened) {
       const tls::Alert owed = opener_.alert();
-      if (owed != tls::Alert::kCloseNotify && sealer_.fatal(owed, sealed_)) (void)send_sealed();  // ignoring: a courtesy
+      if (owed != tls::Alert::kCloseNotify && sealer_.fatal(owed, sealed_))
+        (void)send_sealed();  // ignoring: a courtesy
       close(true);
       return false;
     }
@@ -124,9 +126,12 @@ bool Tunnel::open_records() {
   return true;
 }
 
-// ---- sending ----------------------------------------------------------------------------------------------------------
+// ---- sending
+// ----------------------------------------------------------------------------------------------------------
 
-void Tunnel::on_output() { reactor_.at_turn_end(*this); }
+void Tunnel::on_output() {
+  reactor_.at_turn_end(*this);
+}
 
 bool Tunnel::seal_output() {
   Buffer& output = streams_.output();
@@ -154,8 +159,8 @@ bool Tunnel::send_sealed() {
 
 void Tunnel::on_turn_end() noexcept {
   if (closed_) return;
-  // What is sealed stays in order before what is not; while the socket is full the frames wait unsealed, and the limit on
-  // them holds back the readers of all streams.
+  // What is sealed stays in order before what is not; while the socket is full the frames wait unsealed, and
+  // the limit on them holds back the readers of all streams.
   if (!send_sealed()) return close(true);
   if (!sealed_.empty()) return;
   if (!seal_output() || !send_sealed()) return close(true);
@@ -164,13 +169,16 @@ void Tunnel::on_turn_end() noexcept {
   finish_if_drained();
 }
 
-// ---- streams ----------------------------------------------------------------------------------------------------------
+// ---- streams
+// ----------------------------------------------------------------------------------------------------------
 
 hbone::StreamHandler* Tunnel::on_connect(hbone::StreamId stream, const hbone::ConnectRequest& request) {
   return owner_.on_tunnel_connect(*this, stream, request);
 }
 
-void Tunnel::on_goaway(hbone::ErrorCode) { reactor_.at_turn_end(*this); }
+void Tunnel::on_goaway(hbone::ErrorCode) {
+  reactor_.at_turn_end(*this);
+}
 
 void Tunnel::on_stream_closed(hbone::StreamId) {
   if (closed_) return;

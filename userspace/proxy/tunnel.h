@@ -1,7 +1,7 @@
-// One HBONE tunnel after its handshake: socket, record layer and HTTP/2 connection joined together. Reads and opens
-// records, feeds frames to the streams; gathers the frames of all streams during a loop turn and seals and sends them once
-// at its end.
-// Thread: the worker's. Ownership: the owner's, who destroys it at the end of the turn after on_tunnel_closed().
+// One HBONE tunnel after its handshake: socket, record layer and HTTP/2 connection joined together. Reads and
+// opens records, feeds frames to the streams; gathers the frames of all streams during a loop turn and seals
+// and sends them once at its end. Thread: the worker's. Ownership: the owner's, who destroys it at the end of
+// the turn after on_tunnel_closed().
 #pragma once
 
 #include <memory>
@@ -30,7 +30,10 @@ class TunnelOwner {
   ~TunnelOwner() = default;
 };
 
-class Tunnel final : public Deferred, private IoHandler, private TurnEndHook, private hbone::ConnectionHandler {
+class Tunnel final : public Deferred,
+                     private IoHandler,
+                     private TurnEndHook,
+                     private hbone::ConnectionHandler {
  public:
   using Role = hbone::Connection::Role;
   Tunnel(Reactor& reactor, Role role, UniqueFd fd, tls::Established established, TunnelOwner& owner);

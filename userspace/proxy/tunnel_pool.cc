@@ -10,11 +10,15 @@
 namespace fairlead::proxy {
 namespace {
 
-size_t stream_limit(Tunnel& tunnel) { return std::min(kMaxStreamsPerTunnel, tunnel.streams().stream_limit()); }
+size_t stream_limit(Tunnel& tunnel) {
+  return std::min(kMaxStreamsPerTunnel, tunnel.streams().stream_limit());
+}
 
 }  // namespace
 
-TunnelPool::~TunnelPool() { close_all(); }
+TunnelPool::~TunnelPool() {
+  close_all();
+}
 
 void TunnelPool::close_all() noexcept {
   for (auto& [key, entry] : entries_) {
@@ -32,7 +36,8 @@ Tunnel* TunnelPool::least_loaded(Entry& entry) {
   Tunnel* best = nullptr;
   for (const auto& tunnel : entry.tunnels) {
     if (!tunnel->usable() || tunnel->streams().open_streams() >= stream_limit(*tunnel)) continue;
-    if (best == nullptr || tunnel->streams().open_streams() < best->streams().open_streams()) best = tunnel.get();
+    if (best == nullptr || tunnel->streams().open_streams() < best->streams().open_streams())
+      best = tunnel.get();
   }
   return best;
 }
@@ -41,7 +46,8 @@ Task<Result<Tunnel*>> TunnelPool::acquire(TunnelKey key, TimePoint deadline) {
   Entry& entry = entries_[key];
   for (;;) {
     if (Tunnel* tunnel = least_loaded(entry)) co_return tunnel;
-    if (entry.tunnels.size() >= kMaxTunnelsPerKey) co_return Error(ErrorKind::kExhausted, "too many streams to this endpoint");
+    if (entry.tunnels.size() >= kMaxTunnelsPerKey)
+      co_return Error(ErrorKind::kExhausted, "too many streams to this endpoint");
     const uint64_t failures = entry.failures;
     if (!entry.busy) {
       entry.busy = true;
@@ -92,7 +98,8 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
     ++worker_.counters().handshake_failed;
     co_return Error(std::move(established).error());
   }
-  auto tunnel = std::make_unique<Tunnel>(reactor, Tunnel::Role::kClient, std::move(fd), std::move(*established), *this);
+  auto tunnel =
+      std::make_unique<Tunnel>(reactor, Tunnel::Role::kClient, std::move(fd), std::move(*established), *this);
   ++tunnels_;
   worker_.tunnel_opened();
   ++worker_.counters().tunnels_opened;
@@ -105,8 +112,9 @@ void TunnelPool::on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept {
   --tunnels_;
   if (failed) ++worker_.counters().tunnels_failed;
   for (auto& [key, entry] : entries_) {
-    const auto found = std::find_if(entry.tunnels.begin(), entry.tunnels.end(),
-                                    [&](const std::unique_ptr<Tunnel>& candidate) { return candidate.get() == &tunnel; });
+    const auto found =
+        std::find_if(entry.tunnels.begin(), entry.tunnels.end(),
+                     [&](const std::unique_ptr<Tunnel>& candidate) { return candidate.get() == &tunnel; });
     if (found == entry.tunnels.end()) continue;
     worker_.reactor().defer_destroy(std::move(*found));
     entry.tunnels.erase(found);

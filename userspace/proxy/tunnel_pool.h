@@ -1,7 +1,6 @@
-// The tunnels of one pod: per (destination address, destination identity, placement), as many as its streams need.
-// The pod is part of the key by construction, and with it the source identity and address: a tunnel carries streams of one
-// identity only.
-// Thread: the worker's. Ownership: owns its client tunnels.
+// The tunnels of one pod: per (destination address, destination identity, placement), as many as its streams
+// need. The pod is part of the key by construction, and with it the source identity and address: a tunnel
+// carries streams of one identity only. Thread: the worker's. Ownership: owns its client tunnels.
 #pragma once
 
 #include <map>
@@ -32,17 +31,18 @@ class TunnelPool final : public TunnelOwner {
   TunnelPool(Worker& worker, Pod& pod) noexcept : worker_(worker), pod_(pod) {}
   ~TunnelPool();
 
-  // A tunnel that takes one more stream: open it in the same turn. Concurrent misses of a key share one connect.
+  // A tunnel that takes one more stream: open it in the same turn. Concurrent misses of a key share one
+  // connect.
   Task<Result<Tunnel*>> acquire(TunnelKey key, TimePoint deadline);
   [[nodiscard]] size_t size() const noexcept { return tunnels_; }
-  void drain();            // GOAWAY on every tunnel
+  void drain();  // GOAWAY on every tunnel
   void close_all() noexcept;
 
  private:
   struct Entry {
     std::vector<std::unique_ptr<Tunnel>> tunnels;
     Task<void> connecting;
-    bool busy = false;        // `connecting` runs
+    bool busy = false;  // `connecting` runs
     uint64_t failures = 0;
     Error last_error{ErrorKind::kUnavailable, "not tried"};
     Signal changed;
@@ -51,7 +51,9 @@ class TunnelPool final : public TunnelOwner {
   Task<Result<std::unique_ptr<Tunnel>>> establish(TunnelKey key);
   static Tunnel* least_loaded(Entry& entry);
 
-  hbone::StreamHandler* on_tunnel_connect(Tunnel&, hbone::StreamId, const hbone::ConnectRequest&) override { return nullptr; }
+  hbone::StreamHandler* on_tunnel_connect(Tunnel&, hbone::StreamId, const hbone::ConnectRequest&) override {
+    return nullptr;
+  }
   void on_tunnel_stream_closed(Tunnel&) noexcept override {}
   void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept override;
 

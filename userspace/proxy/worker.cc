@@ -50,7 +50,8 @@ void Worker::stop() {
   thread_.join();
 }
 
-// ---- messages -----------------------------------------------------------------------------------------------------------
+// ---- messages
+// -----------------------------------------------------------------------------------------------------------
 
 void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
   // std::function wants copyable captures: the fds travel in a shared_ptr.
@@ -59,8 +60,11 @@ void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
     const contract::PodId id = info.pod;
     acceptors_.erase(id);
     auto& pod = pods_[id];
-    if (pod != nullptr) pod->gone = true;
-    pod = std::make_shared<Pod>(*this, info);
+    if (pod != nullptr) {
+      pod->renew(info);
+    } else {
+      pod = std::make_shared<Pod>(*this, info);
+    }
     if (snapshot_ != nullptr) pod->refresh(*snapshot_);
     for (size_t i = 0; i < fds->size(); ++i) {
       const bool inbound = i % 2 == 1;  // outbound, inbound; per family (contract/keeper_proxy.h)
@@ -128,7 +132,8 @@ void Worker::report(std::function<void(WorkerReport)> done) {
   reactor_->send([this, done = std::move(done)] { done(make_report()); });
 }
 
-// ---- the worker's own ---------------------------------------------------------------------------------------------------
+// ---- the worker's own
+// ---------------------------------------------------------------------------------------------------
 
 void Worker::set_accepting(bool accepting) {
   for (auto& [id, acceptors] : acceptors_) {
@@ -157,7 +162,8 @@ bool Worker::decide(const Pod& pod, bool inbound, const SocketAddress& source, c
   if (principal != nullptr) record.principal = principal->principal();
   record.destination = destination;
   record.allowed = decision.allowed;
-  if (!decision.policy_name.empty()) record.policy = fmt::format("{}/{}", decision.policy_ns, decision.policy_name);
+  if (!decision.policy_name.empty())
+    record.policy = fmt::format("{}/{}", decision.policy_ns, decision.policy_name);
   record.rule = decision.rule;
   record.reason = decision.reason;
   decisions_.record(std::move(record));
@@ -165,7 +171,9 @@ bool Worker::decide(const Pod& pod, bool inbound, const SocketAddress& source, c
   return decision.allowed;
 }
 
-void Worker::start_connection(std::unique_ptr<Connection> connection) { connection.release()->start(); }
+void Worker::start_connection(std::unique_ptr<Connection> connection) {
+  connection.release()->start();
+}
 
 void Worker::start_at_turn_end(std::unique_ptr<Connection> connection) {
   auto late = std::make_unique<LateStart>(std::move(connection));

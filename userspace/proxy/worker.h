@@ -1,6 +1,7 @@
-// One thread of the proxy: a reactor with its pods, tunnels and connections. A connection never changes its worker and
-// workers share nothing but immutable snapshots and credentials; everything else arrives by mailbox.
-// Thread: the methods below "from any thread" post to the worker; all others belong to the worker's own thread.
+// One thread of the proxy: a reactor with its pods, tunnels and connections. A connection never changes its
+// worker and workers share nothing but immutable snapshots and credentials; everything else arrives by
+// mailbox. Thread: the methods below "from any thread" post to the worker; all others belong to the worker's
+// own thread.
 #pragma once
 
 #include <functional>
@@ -45,7 +46,8 @@ class Worker {
   static Result<std::unique_ptr<Worker>> create(Shared shared);
   ~Worker();
 
-  // --- from any thread -----------------------------------------------------------------------------------------
+  // --- from any thread
+  // -----------------------------------------------------------------------------------------
   void start();
   void stop();  // joins
   void add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners);
@@ -57,14 +59,17 @@ class Worker {
   void drain(std::function<void()> idle);  // stop accepting; `idle` runs on this worker when nothing is left
   void report(std::function<void(WorkerReport)> done);
 
-  // --- the worker's own thread -----------------------------------------------------------------------------------
+  // --- the worker's own thread
+  // -----------------------------------------------------------------------------------
   Reactor& reactor() noexcept { return *reactor_; }
   Counters& counters() noexcept { return counters_; }
   Decisions& decisions() noexcept { return decisions_; }
   const Shared& shared() const noexcept { return shared_; }
   [[nodiscard]] const state::SnapshotPtr& snapshot() const noexcept { return snapshot_; }
   [[nodiscard]] std::shared_ptr<const tls::Credentials> credentials(const SpiffeId& id) const;
-  [[nodiscard]] size_t pick(size_t count) { return std::uniform_int_distribution<size_t>(0, count - 1)(random_); }
+  [[nodiscard]] size_t pick(size_t count) {
+    return std::uniform_int_distribution<size_t>(0, count - 1)(random_);
+  }
   [[nodiscard]] bool full() const noexcept { return connection_count_ >= kMaxConnections; }
   // Judges and remembers the verdict.
   bool decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,
@@ -75,7 +80,10 @@ class Worker {
   void start_at_turn_end(std::unique_ptr<Connection> connection);
   InboundTunnels& inbound_tunnels() noexcept { return *inbound_tunnels_; }
   void tunnel_opened() noexcept { ++tunnels_; }
-  void tunnel_closed() noexcept { --tunnels_; check_idle(); }
+  void tunnel_closed() noexcept {
+    --tunnels_;
+    check_idle();
+  }
 
  private:
   friend class Connection;

@@ -49,14 +49,17 @@ struct CertificateClient::Impl {
   double jitter(double share) { return 1.0 + std::uniform_real_distribution<double>(-share, share)(random); }
 };
 
-CertificateClient::CertificateClient(ControllerEndpoint endpoint, std::chrono::seconds ttl, OnCredentials on_credentials)
+CertificateClient::CertificateClient(ControllerEndpoint endpoint, std::chrono::seconds ttl,
+                                     OnCredentials on_credentials)
     : impl_(std::make_unique<Impl>()) {
   impl_->endpoint = std::move(endpoint);
   impl_->ttl = ttl;
   impl_->on_credentials = std::move(on_credentials);
 }
 
-CertificateClient::~CertificateClient() { stop(); }
+CertificateClient::~CertificateClient() {
+  stop();
+}
 
 void CertificateClient::start() {
   impl_->thread = std::thread([this] { impl_->run(); });
@@ -127,7 +130,8 @@ void CertificateClient::Impl::run() {
   }
 }
 
-void CertificateClient::Impl::settle(const SpiffeId& id, const Result<std::shared_ptr<const tls::Credentials>>& result) {
+void CertificateClient::Impl::settle(const SpiffeId& id,
+                                     const Result<std::shared_ptr<const tls::Credentials>>& result) {
   const std::lock_guard lock(mutex);
   const auto found = entries.find(id);
   if (found == entries.end()) return;
@@ -135,13 +139,16 @@ void CertificateClient::Impl::settle(const SpiffeId& id, const Result<std::share
   const SystemTime now = std::chrono::system_clock::now();
   if (!result) {
     entry.status.last_error = result.error().text();
-    entry.status.next_attempt = now + std::chrono::duration_cast<milliseconds>(entry.retry * jitter(kRetryJitter));
+    entry.status.next_attempt =
+        now + std::chrono::duration_cast<milliseconds>(entry.retry * jitter(kRetryJitter));
     entry.retry = std::min(entry.retry * 2, kMaxRetry);
     return;
   }
   const tls::Credentials& credentials = **result;
-  const auto half = std::chrono::duration_cast<milliseconds>(credentials.not_after() - credentials.not_before()) / 2;
-  const auto renew_at = credentials.not_before() + std::chrono::duration_cast<milliseconds>(half * jitter(kRenewJitter));
+  const auto half =
+      std::chrono::duration_cast<milliseconds>(credentials.not_after() - credentials.not_before()) / 2;
+  const auto renew_at =
+      credentials.not_before() + std::chrono::duration_cast<milliseconds>(half * jitter(kRenewJitter));
   entry.status.ready = true;
   entry.status.serial = credentials.serial();
   entry.status.not_before = credentials.not_before();
@@ -151,7 +158,8 @@ void CertificateClient::Impl::settle(const SpiffeId& id, const Result<std::share
   entry.retry = kFirstRetry;
 }
 
-Result<istio::v1::auth::IstioCertificateResponse> CertificateClient::Impl::call(const SpiffeId& id, const std::string& csr) {
+Result<istio::v1::auth::IstioCertificateResponse> CertificateClient::Impl::call(const SpiffeId& id,
+                                                                                const std::string& csr) {
   FL_TRY_ASSIGN(const auto channel, open_channel(endpoint));
   grpc::ClientContext context;
   FL_TRY(add_metadata(endpoint, context));
@@ -181,7 +189,9 @@ Result<std::shared_ptr<const tls::Credentials>> CertificateClient::Impl::fetch(c
   FL_TRY_ASSIGN(const std::string csr, key.csr_pem(id));
   FL_TRY_ASSIGN(const auto response, call(id, csr));
   const int count = response.cert_chain_size();
-  if (count < 2) return Error(ErrorKind::kProtocol, fmt::format("certificate answer of {} elements, want leaf and roots", count));
+  if (count < 2)
+    return Error(ErrorKind::kProtocol,
+                 fmt::format("certificate answer of {} elements, want leaf and roots", count));
   const std::vector<std::string> chain(response.cert_chain().begin(), response.cert_chain().end() - 1);
   return tls::Credentials::create(std::move(key), chain, response.cert_chain(count - 1), id);
 }

@@ -24,7 +24,8 @@ Result<std::shared_ptr<grpc::Channel>> open_channel(const ControllerEndpoint& en
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  // Channels are made anew for every attempt: a shared subchannel would keep old roots and back off on its own.
+  // Channels are made anew for every attempt: a shared subchannel would keep old roots and back off on its
+  // own.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // No proxy of the environment may come between agent and controller.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -44,9 +45,10 @@ Result<void> add_metadata(const ControllerEndpoint& endpoint, grpc::ClientContex
 Error error_of(const grpc::Status& status, std::string_view operation) {
   const bool denied = status.error_code() == grpc::StatusCode::UNAUTHENTICATED ||
                       status.error_code() == grpc::StatusCode::PERMISSION_DENIED;
-  return {denied ? ErrorKind::kDenied : ErrorKind::kUnavailable,
-          fmt::format("{}: {} ({})", operation, status.error_message(), static_cast<int>(status.error_code())),
-          static_cast<int>(status.error_code())};
+  return {
+      denied ? ErrorKind::kDenied : ErrorKind::kUnavailable,
+      fmt::format("{}: {} ({})", operation, status.error_message(), static_cast<int>(status.error_code())),
+      static_cast<int>(status.error_code())};
 }
 
 }  // namespace fairlead::state

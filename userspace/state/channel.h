@@ -1,5 +1,5 @@
-// The gRPC channel to the controller and the metadata of a call: TLS with the roots of a file, a bearer token of a file,
-// both read anew every time. Thread: any.
+// The gRPC channel to the controller and the metadata of a call: TLS with the roots of a file, a bearer token
+// of a file, both read anew every time. Thread: any.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

@@ -1,6 +1,6 @@
-// The two gRPC clients of an agent: delta ADS (workloads, services, policies) and the certificate service. They are all
-// of the agent that talks to the controller; the same protocol is served by istiod.
-// Thread: each client has a thread of its own; callbacks come on it. Stop joins it. State is kept while disconnected:
+// The two gRPC clients of an agent: delta ADS (workloads, services, policies) and the certificate service.
+// They are all of the agent that talks to the controller; the same protocol is served by istiod. Thread: each
+// client has a thread of its own; callbacks come on it. Stop joins it. State is kept while disconnected:
 // reconnect backs off 10 ms → 15 s doubling, and sends initial_resource_versions.
 #pragma once
 
@@ -48,8 +48,8 @@ class XdsClient {
   std::unique_ptr<Impl> impl_;
 };
 
-// Keeps a certificate for every wanted identity: fetched at once, renewed at half of its life with ±10 % jitter, the old
-// one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %.
+// Keeps a certificate for every wanted identity: fetched at once, renewed at half of its life with ±10 %
+// jitter, the old one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %.
 class CertificateClient {
  public:
   using OnCredentials = std::function<void(std::shared_ptr<const tls::Credentials>)>;

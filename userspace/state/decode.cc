@@ -27,16 +27,23 @@ Result<std::vector<ServicePort>> ports_of(const Ports& ports) {
   return list;
 }
 
-// ---- policies -----------------------------------------------------------------------------------------------------------
+// ---- policies
+// -----------------------------------------------------------------------------------------------------------
 
 template <class Messages>
 std::vector<StringMatch> strings_of(const Messages& messages, bool& undecidable) {
   std::vector<StringMatch> list;
   for (const auto& message : messages) {
     switch (message.match_type_case()) {
-      case istio::security::StringMatch::kExact: list.push_back({StringMatch::Kind::kExact, message.exact()}); break;
-      case istio::security::StringMatch::kPrefix: list.push_back({StringMatch::Kind::kPrefix, message.prefix()}); break;
-      case istio::security::StringMatch::kSuffix: list.push_back({StringMatch::Kind::kSuffix, message.suffix()}); break;
+      case istio::security::StringMatch::kExact:
+        list.push_back({StringMatch::Kind::kExact, message.exact()});
+        break;
+      case istio::security::StringMatch::kPrefix:
+        list.push_back({StringMatch::Kind::kPrefix, message.prefix()});
+        break;
+      case istio::security::StringMatch::kSuffix:
+        list.push_back({StringMatch::Kind::kSuffix, message.suffix()});
+        break;
       case istio::security::StringMatch::kPresence: list.push_back({StringMatch::Kind::kPresence, {}}); break;
       case istio::security::StringMatch::MATCH_TYPE_NOT_SET: undecidable = true; break;
     }
@@ -126,19 +133,22 @@ Result<Workload> decode_workload(const istio::workload::Workload& message) {
   workload.healthy = message.status() == istio::workload::HEALTHY;
   workload.host_network = message.network_mode() == istio::workload::HOST_NETWORK;
   const auto& extensions = message.extensions();
-  workload.in_place = std::any_of(extensions.begin(), extensions.end(),
-                                  [](const auto& extension) { return extension.name() == kInPlaceExtension; });
+  workload.in_place = std::any_of(extensions.begin(), extensions.end(), [](const auto& extension) {
+    return extension.name() == kInPlaceExtension;
+  });
   for (const auto& [name, list] : message.services()) {
     auto ports = ports_of(list.ports());
     if (!ports) return std::move(ports).error().context(workload.uid);
     workload.services.emplace_back(name, std::move(*ports));
   }
-  workload.policy_names.assign(message.authorization_policies().begin(), message.authorization_policies().end());
+  workload.policy_names.assign(message.authorization_policies().begin(),
+                               message.authorization_policies().end());
   return workload;
 }
 
 Result<Service> decode_service(const istio::workload::Service& message) {
-  if (message.hostname().empty() || message.namespace_().empty()) return broken("service", "no hostname or namespace");
+  if (message.hostname().empty() || message.namespace_().empty())
+    return broken("service", "no hostname or namespace");
   Service service;
   service.ns = message.namespace_();
   service.name = message.name();
@@ -172,7 +182,8 @@ Result<policy::Policy> decode_policy(const istio::security::Authorization& messa
     policy::Rule rule;
     for (const auto& clause_message : rule_message.clauses()) {
       policy::Clause clause;
-      for (const auto& match_message : clause_message.matches()) clause.matches.push_back(match_of(match_message));
+      for (const auto& match_message : clause_message.matches())
+        clause.matches.push_back(match_of(match_message));
       rule.clauses.push_back(std::move(clause));
     }
     result.rules.push_back(std::move(rule));

@@ -1,5 +1,5 @@
-// From wire messages to plain structs: protobuf stops here. Unknown enum values and unknown kinds of match make a match
-// undecidable rather than being skipped (architecture: what cannot be decided is denied).
+// From wire messages to plain structs: protobuf stops here. Unknown enum values and unknown kinds of match
+// make a match undecidable rather than being skipped (architecture: what cannot be decided is denied).
 #pragma once
 
 #include "authorization.pb.h"

@@ -10,15 +10,18 @@ namespace fairlead::state {
 namespace {
 
 uint16_t find_port(const std::vector<ServicePort>& ports, uint16_t service_port) {
-  const auto found = std::find_if(ports.begin(), ports.end(),
-                                  [service_port](const ServicePort& port) { return port.service_port == service_port; });
+  const auto found = std::find_if(ports.begin(), ports.end(), [service_port](const ServicePort& port) {
+    return port.service_port == service_port;
+  });
   return found == ports.end() ? 0 : found->target_port;
 }
 
 // Who stands for an address that two workloads claim: the one in the mesh, then the pod.
 bool better(const Workload& a, const Workload& b) {
   if (a.tunnel != b.tunnel) return a.tunnel == Tunnel::kHbone;
-  const auto is_pod = [](const Workload& workload) { return workload.uid.find("/Pod/") != std::string::npos; };
+  const auto is_pod = [](const Workload& workload) {
+    return workload.uid.find("/Pod/") != std::string::npos;
+  };
   return is_pod(a) && !is_pod(b);
 }
 
@@ -68,7 +71,8 @@ std::unordered_map<IpAddress, uint32_t> Snapshot::destinations() const {
   return wanted;
 }
 
-// ---- the builder --------------------------------------------------------------------------------------------------------
+// ---- the builder
+// --------------------------------------------------------------------------------------------------------
 
 void SnapshotBuilder::touch_services_of(const Workload& workload) {
   for (const auto& [name, ports] : workload.services) {
@@ -82,7 +86,8 @@ void SnapshotBuilder::touch_all_workloads() {
   for (auto& [name, entry] : services_) entry.built = nullptr;
 }
 
-Result<void> SnapshotBuilder::set_address(const std::string& resource, const istio::workload::Address& message) {
+Result<void> SnapshotBuilder::set_address(const std::string& resource,
+                                          const istio::workload::Address& message) {
   if (message.has_workload()) {
     FL_TRY_ASSIGN(Workload workload, decode_workload(message.workload()));
     remove_address(resource);
@@ -113,7 +118,8 @@ void SnapshotBuilder::remove_address(const std::string& resource) {
   workloads_.erase(found);
 }
 
-Result<void> SnapshotBuilder::set_policy(const std::string& resource, const istio::security::Authorization& message) {
+Result<void> SnapshotBuilder::set_policy(const std::string& resource,
+                                         const istio::security::Authorization& message) {
   auto decoded = decode_policy(message);
   if (!decoded) {
     deny_unreadable_policy(resource);
@@ -166,7 +172,8 @@ std::shared_ptr<const policy::Policy> SnapshotBuilder::policy_named(const std::s
   const auto found = policies_.find(name);
   if (found != policies_.end()) return found->second;
   const size_t slash = name.find('/');
-  if (slash != std::string::npos && std::string_view(name).substr(slash + 1) == kStaticStrict) return built_in_strict();
+  if (slash != std::string::npos && std::string_view(name).substr(slash + 1) == kStaticStrict)
+    return built_in_strict();
   return nullptr;
 }
 
@@ -175,7 +182,8 @@ std::shared_ptr<const Workload> SnapshotBuilder::bind_policies(const Workload& d
   workload->policies = global_policies_;
   const auto of_namespace = namespace_policies_.find(decoded.ns);
   if (of_namespace != namespace_policies_.end()) {
-    workload->policies.insert(workload->policies.end(), of_namespace->second.begin(), of_namespace->second.end());
+    workload->policies.insert(workload->policies.end(), of_namespace->second.begin(),
+                              of_namespace->second.end());
   }
   for (const std::string& name : decoded.policy_names) {
     auto policy = policy_named(name);

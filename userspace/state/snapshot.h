@@ -1,7 +1,7 @@
-// The mesh as this agent knows it, as one immutable value: workloads, services, policies and the look-ups that a
-// connection needs. Built on the control thread from xDS, swapped whole; a connection reads it once.
-// Protobuf stops before here. Thread: any (immutable), held by shared_ptr. Cost of a look-up does not grow with the
-// number of workloads or of policies that do not concern it.
+// The mesh as this agent knows it, as one immutable value: workloads, services, policies and the look-ups
+// that a connection needs. Built on the control thread from xDS, swapped whole; a connection reads it once.
+// Protobuf stops before here. Thread: any (immutable), held by shared_ptr. Cost of a look-up does not grow
+// with the number of workloads or of policies that do not concern it.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,9 @@ struct Workload {
   bool host_network = false;  // shares the node's addresses: not found by address
   std::vector<std::pair<std::string, std::vector<ServicePort>>> services;  // "ns/hostname" → ports
   std::vector<std::string> policy_names;                                   // selector policies, "ns/name"
-  policy::PolicySet policies;    // every policy that applies to it as a destination: global, namespace, selector
-  bool policy_missing = false;   // a named policy is not known: everything to it is denied (architecture §6.3)
+  policy::PolicySet
+      policies;  // every policy that applies to it as a destination: global, namespace, selector
+  bool policy_missing = false;  // a named policy is not known: everything to it is denied (architecture §6.3)
 };
 
 struct Endpoint {
@@ -66,13 +67,17 @@ class Snapshot {
  public:
   [[nodiscard]] std::shared_ptr<const Workload> workload(const IpAddress& address) const noexcept;
   [[nodiscard]] std::shared_ptr<const Service> service(const IpAddress& vip) const noexcept;
-  [[nodiscard]] const std::vector<std::shared_ptr<const Workload>>& workloads() const noexcept { return workloads_; }
-  [[nodiscard]] const std::vector<std::shared_ptr<const Service>>& services() const noexcept { return services_; }
+  [[nodiscard]] const std::vector<std::shared_ptr<const Workload>>& workloads() const noexcept {
+    return workloads_;
+  }
+  [[nodiscard]] const std::vector<std::shared_ptr<const Service>>& services() const noexcept {
+    return services_;
+  }
   [[nodiscard]] const policy::PolicySet& policies() const noexcept { return policies_; }
   [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
-  // What fl_dests must hold: address → FL_DEST_* flags. Mesh workloads, VIPs of services with a mesh endpoint (capture),
-  // VIPs of services with ports but no endpoint at all (refuse).
+  // What fl_dests must hold: address → FL_DEST_* flags. Mesh workloads, VIPs of services with a mesh endpoint
+  // (capture), VIPs of services with ports but no endpoint at all (refuse).
   [[nodiscard]] std::unordered_map<IpAddress, uint32_t> destinations() const;
 
  private:

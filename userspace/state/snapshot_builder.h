@@ -1,5 +1,5 @@
-// The mutable model behind the snapshots, keyed by xDS resource names. build() shares every Workload, Service and Policy
-// that did not change with the snapshot before, so that a small change in a large mesh is cheap.
+// The mutable model behind the snapshots, keyed by xDS resource names. build() shares every Workload, Service
+// and Policy that did not change with the snapshot before, so that a small change in a large mesh is cheap.
 // Thread: one (the xDS client's).
 #pragma once
 
@@ -17,8 +17,8 @@ namespace fairlead::state {
 
 class SnapshotBuilder {
  public:
-  // Errors name the resource; what was there under that name stays – except that a policy which cannot be read never
-  // leaves less protection: with nothing to keep, one that denies everything stands in for it.
+  // Errors name the resource; what was there under that name stays – except that a policy which cannot be
+  // read never leaves less protection: with nothing to keep, one that denies everything stands in for it.
   Result<void> set_address(const std::string& resource, const istio::workload::Address& message);
   Result<void> set_policy(const std::string& resource, const istio::security::Authorization& message);
   void deny_unreadable_policy(const std::string& resource);

@@ -59,7 +59,9 @@ XdsClient::XdsClient(ControllerEndpoint endpoint, std::function<void(SnapshotPtr
   impl_->on_snapshot = std::move(on_snapshot);
 }
 
-XdsClient::~XdsClient() { stop(); }
+XdsClient::~XdsClient() {
+  stop();
+}
 
 void XdsClient::start() {
   impl_->thread = std::thread([this] { impl_->run(); });
@@ -163,8 +165,9 @@ void XdsClient::Impl::apply_resource(bool addresses, const xds::Resource& resour
   istio::workload::Address address;
   istio::security::Authorization policy;
   if (addresses) {
-    applied = resource.resource().UnpackTo(&address) ? builder.set_address(resource.name(), address)
-                                                     : Error(ErrorKind::kInvalidArgument, resource.name() + ": does not decode");
+    applied = resource.resource().UnpackTo(&address)
+                  ? builder.set_address(resource.name(), address)
+                  : Error(ErrorKind::kInvalidArgument, resource.name() + ": does not decode");
   } else if (resource.resource().UnpackTo(&policy)) {
     applied = builder.set_policy(resource.name(), policy);
   } else {

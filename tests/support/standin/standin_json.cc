@@ -1,5 +1,6 @@
-// fairlead-standin attach|update|drops: reads one JSON document on stdin (scripts/labtool/standin.py writes it), acts on the
-// network namespace it runs in, and exits. Pins keep the programs on the cgroup, the interfaces keep theirs.
+// fairlead-standin attach|update|drops: reads one JSON document on stdin (scripts/labtool/standin.py writes
+// it), acts on the network namespace it runs in, and exits. Pins keep the programs on the cgroup, the
+// interfaces keep theirs.
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -11,7 +12,6 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
-
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -35,7 +35,9 @@ Error bpf_error(std::string_view operation, int result) {
   return {ErrorKind::kBpf, fmt::format("{}: {}", operation, std::strerror(-result)), -result};
 }
 
-std::string map_path(const std::string& pins, std::string_view name) { return fmt::format("{}/{}", pins, name); }
+std::string map_path(const std::string& pins, std::string_view name) {
+  return fmt::format("{}/{}", pins, name);
+}
 
 Result<Skeleton> load(const std::string& pins) {
   Skeleton skeleton(standin_bpf::open());
@@ -47,7 +49,8 @@ Result<Skeleton> load(const std::string& pins) {
       bpf_map__set_pin_path(map, map_path(pins, name).c_str());  // reused when it is pinned already
     }
   }
-  if (const int result = standin_bpf::load(skeleton.get()); result != 0) return bpf_error("load programs", result);
+  if (const int result = standin_bpf::load(skeleton.get()); result != 0)
+    return bpf_error("load programs", result);
   return skeleton;
 }
 
@@ -68,32 +71,38 @@ Result<void> attach_interface(bpf_program* program, const std::string& name) {
   LIBBPF_OPTS(bpf_tc_hook, hook);
   hook.ifindex = static_cast<int>(index);
   hook.attach_point = BPF_TC_EGRESS;
-  if (const int result = bpf_tc_hook_create(&hook); result != 0 && result != -EEXIST) return bpf_error("tc hook", result);
+  if (const int result = bpf_tc_hook_create(&hook); result != 0 && result != -EEXIST)
+    return bpf_error("tc hook", result);
   LIBBPF_OPTS(bpf_tc_opts, options);
   options.prog_fd = bpf_program__fd(program);
   options.flags = BPF_TC_F_REPLACE;
   options.handle = 1;
   options.priority = 1;
-  if (const int result = bpf_tc_attach(&hook, &options); result != 0) return bpf_error(fmt::format("tc {}", name), result);
+  if (const int result = bpf_tc_attach(&hook, &options); result != 0)
+    return bpf_error(fmt::format("tc {}", name), result);
   return {};
 }
 
 // Replaces what a map holds by `entries`: adds first, then deletes what is not wanted.
 template <class Key, class Value>
-Result<void> replace(const std::string& pins, std::string_view name, const std::vector<std::pair<Key, Value>>& entries) {
+Result<void> replace(const std::string& pins, std::string_view name,
+                     const std::vector<std::pair<Key, Value>>& entries) {
   const UniqueFd map(bpf_obj_get(map_path(pins, name).c_str()));
   if (!map) return Error::from_errno(fmt::format("map {}", name));
   for (const auto& [key, value] : entries) {
-    if (const int result = bpf_map_update_elem(map.get(), &key, &value, BPF_ANY); result != 0) return bpf_error(name, result);
+    if (const int result = bpf_map_update_elem(map.get(), &key, &value, BPF_ANY); result != 0)
+      return bpf_error(name, result);
   }
   std::vector<Key> stale;
   Key key{};
   for (const Key* previous = nullptr; bpf_map_get_next_key(map.get(), previous, &key) == 0; previous = &key) {
-    const bool wanted = std::any_of(entries.begin(), entries.end(),
-                                    [&](const auto& entry) { return std::memcmp(&entry.first, &key, sizeof key) == 0; });
+    const bool wanted = std::any_of(entries.begin(), entries.end(), [&](const auto& entry) {
+      return std::memcmp(&entry.first, &key, sizeof key) == 0;
+    });
     if (!wanted) stale.push_back(key);
   }
-  for (const Key& old : stale) (void)bpf_map_delete_elem(map.get(), &old);  // ignoring: gone is what is wanted
+  for (const Key& old : stale)
+    (void)bpf_map_delete_elem(map.get(), &old);  // ignoring: gone is what is wanted
   return {};
 }
 
@@ -149,21 +158,26 @@ Result<void> attach(const json& configuration) {
   FL_TRY_ASSIGN(const Skeleton skeleton, load(pins));
   FL_TRY(update_services(configuration));
   FL_TRY(update_policy(configuration));
-  FL_TRY_ASSIGN(const UniqueFd cgroup, open_file(configuration.at("cgroup").get<std::string>(), O_RDONLY | O_DIRECTORY));
+  FL_TRY_ASSIGN(const UniqueFd cgroup,
+                open_file(configuration.at("cgroup").get<std::string>(), O_RDONLY | O_DIRECTORY));
   auto& programs = skeleton->progs;
-  for (bpf_program* program : {programs.standin_conn4, programs.standin_conn6, programs.standin_peer4, programs.standin_peer6}) {
+  for (bpf_program* program :
+       {programs.standin_conn4, programs.standin_conn6, programs.standin_peer4, programs.standin_peer6}) {
     FL_TRY(attach_cgroup(program, cgroup.get(), pins));
   }
-  for (const json& name : configuration.at("interfaces")) FL_TRY(attach_interface(programs.standin_to_pod, name.get<std::string>()));
+  for (const json& name : configuration.at("interfaces"))
+    FL_TRY(attach_interface(programs.standin_to_pod, name.get<std::string>()));
   return {};
 }
 
 Result<void> print_drops(const json& configuration) {
-  const UniqueFd map(bpf_obj_get(map_path(configuration.at("pins").get<std::string>(), "standin_drops").c_str()));
+  const UniqueFd map(
+      bpf_obj_get(map_path(configuration.at("pins").get<std::string>(), "standin_drops").c_str()));
   if (!map) return Error::from_errno("map standin_drops");
   const uint32_t zero = 0;
   uint64_t drops = 0;
-  if (const int result = bpf_map_lookup_elem(map.get(), &zero, &drops); result != 0) return bpf_error("standin_drops", result);
+  if (const int result = bpf_map_lookup_elem(map.get(), &zero, &drops); result != 0)
+    return bpf_error("standin_drops", result);
   std::printf("%llu\n", static_cast<unsigned long long>(drops));
   return {};
 }

@@ -1,7 +1,8 @@
+#include "agent/config.h"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include "agent/config.h"
 #include "base/file.h"
 
 namespace fairlead::agent {
@@ -18,7 +19,9 @@ class Config : public ::testing::Test {
 };
 
 TEST_F(Config, HasDefaultsAndReadsEverything) {
-  const auto config = load("node: n1\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2}\ndrain: {deadline: 500ms}\ncertificates: {ttl: 2h}\n");
+  const auto config = load(
+      "node: n1\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2}\ndrain: {deadline: "
+      "500ms}\ncertificates: {ttl: 2h}\n");
   ASSERT_TRUE(config) << config.error().text();
   EXPECT_EQ(config->node, "n1");
   EXPECT_EQ(config->run_directory, "/run/fairlead");
@@ -28,7 +31,8 @@ TEST_F(Config, HasDefaultsAndReadsEverything) {
 }
 
 TEST_F(Config, NamesEveryMistakeWithItsLine) {
-  const auto config = load("node: n1\ncontroler: {}\nproxy:\n  workers: many\n  threads: 2\ndrain: {deadline: 5}\n");
+  const auto config =
+      load("node: n1\ncontroler: {}\nproxy:\n  workers: many\n  threads: 2\ndrain: {deadline: 5}\n");
   ASSERT_FALSE(config);
   const std::string& text = config.error().text();
   EXPECT_NE(text.find(":2: unknown key 'controler'"), std::string::npos) << text;

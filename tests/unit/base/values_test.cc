@@ -19,8 +19,10 @@ TEST(IpAddress, MappedAndPlainIpv4AreOneAddress) {
 }
 
 TEST(IpAddress, RefusesWhatIsNone) {
-  for (const char* text : {"", "10.0.0", "10.0.0.256", "fe80::1%eth0", "localhost", "1.2.3.4 "}) EXPECT_FALSE(IpAddress::parse(text)) << text;
-  for (const size_t octets : {0u, 3u, 5u, 15u, 17u}) EXPECT_FALSE(IpAddress::from_octets(std::string(octets, 'x'))) << octets;
+  for (const char* text : {"", "10.0.0", "10.0.0.256", "fe80::1%eth0", "localhost", "1.2.3.4 "})
+    EXPECT_FALSE(IpAddress::parse(text)) << text;
+  for (const size_t octets : {0u, 3u, 5u, 15u, 17u})
+    EXPECT_FALSE(IpAddress::from_octets(std::string(octets, 'x'))) << octets;
 }
 
 TEST(SocketAddress, ParsesWhatItPrints) {
@@ -29,7 +31,8 @@ TEST(SocketAddress, ParsesWhatItPrints) {
     ASSERT_TRUE(address) << text;
     EXPECT_EQ(address->to_string(), text);
   }
-  for (const char* text : {"10.0.0.1", "10.0.0.1:", "10.0.0.1:65536", "10.0.0.1:+1", "fd00::1:80", "[10.0.0.1]:80", ":80", "host:80"}) {
+  for (const char* text : {"10.0.0.1", "10.0.0.1:", "10.0.0.1:65536", "10.0.0.1:+1", "fd00::1:80",
+                           "[10.0.0.1]:80", ":80", "host:80"}) {
     EXPECT_FALSE(SocketAddress::parse(text)) << text;
   }
 }
@@ -56,10 +59,13 @@ TEST(SpiffeId, HasOneSpelling) {
 }
 
 TEST(SpiffeId, RefusesEveryOtherSpelling) {
-  for (const char* uri : {"", "spiffe://", "SPIFFE://cluster.local/ns/a/sa/b", "spiffe://Cluster.local/ns/a/sa/b", "spiffe://cluster.local/ns/a/sa/b/",
-                          "spiffe://cluster.local/ns/a/sa", "spiffe://cluster.local/ns//sa/b", "spiffe://cluster.local/ns/../sa/b",
-                          "spiffe://cluster.local/ns/a/sa/b?x", "spiffe://cluster.local/ns/a%20/sa/b", "spiffe://u@cluster.local/ns/a/sa/b",
-                          "spiffe://cluster.local:1/ns/a/sa/b", "spiffe://cluster.local/sa/a/ns/b", "spiffe://cluster.local/ns/a/sa/b/c", "https://cluster.local/ns/a/sa/b"}) {
+  for (const char* uri : {"", "spiffe://", "SPIFFE://cluster.local/ns/a/sa/b",
+                          "spiffe://Cluster.local/ns/a/sa/b", "spiffe://cluster.local/ns/a/sa/b/",
+                          "spiffe://cluster.local/ns/a/sa", "spiffe://cluster.local/ns//sa/b",
+                          "spiffe://cluster.local/ns/../sa/b", "spiffe://cluster.local/ns/a/sa/b?x",
+                          "spiffe://cluster.local/ns/a%20/sa/b", "spiffe://u@cluster.local/ns/a/sa/b",
+                          "spiffe://cluster.local:1/ns/a/sa/b", "spiffe://cluster.local/sa/a/ns/b",
+                          "spiffe://cluster.local/ns/a/sa/b/c", "https://cluster.local/ns/a/sa/b"}) {
     EXPECT_FALSE(SpiffeId::parse(uri)) << uri;
   }
   EXPECT_FALSE(SpiffeId::parse("spiffe://" + std::string(256, 'a') + "/ns/a/sa/b"));

@@ -1,8 +1,8 @@
+#include "cli/output.h"
+
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-
-#include "cli/output.h"
 
 namespace fairlead::cli {
 namespace {
@@ -11,7 +11,8 @@ using nlohmann::json;
 
 TEST(Table, AlignsAndShowsNothingAsADash) {
   const json rows = json::parse(R"([{"a":"x","b":[1,2]},{"a":"longer","b":[]},{"b":null}])");
-  EXPECT_EQ(table(rows, {column("A", "a"), column("B", "b")}), "A       B\nx       1,2\nlonger  -\n-       -\n");
+  EXPECT_EQ(table(rows, {column("A", "a"), column("B", "b")}),
+            "A       B\nx       1,2\nlonger  -\n-       -\n");
 }
 
 TEST(Table, ControlCharactersDoNotReachTheTerminal) {
@@ -19,8 +20,10 @@ TEST(Table, ControlCharactersDoNotReachTheTerminal) {
 }
 
 TEST(Yaml, IsBlockStyleWithQuotedStrings) {
-  const json document = json::parse(R"({"name":"a: b","list":[{"x":1,"y":[true]},"z"],"empty":{},"none":null})");
-  EXPECT_EQ(yaml(document), "empty: {}\nlist:\n  - x: 1\n    y:\n      - true\n  - \"z\"\nname: \"a: b\"\nnone: null\n");
+  const json document =
+      json::parse(R"({"name":"a: b","list":[{"x":1,"y":[true]},"z"],"empty":{},"none":null})");
+  EXPECT_EQ(yaml(document),
+            "empty: {}\nlist:\n  - x: 1\n    y:\n      - true\n  - \"z\"\nname: \"a: b\"\nnone: null\n");
 }
 
 TEST(Durations, AreShort) {
@@ -37,7 +40,9 @@ TEST(Bytes, HaveUnits) {
   EXPECT_EQ(bytes(1258291), "1.2MiB");
 }
 
-int run_words(std::vector<const char*> words) { return run(words, nullptr); }
+int run_words(std::vector<const char*> words) {
+  return run(words, nullptr);
+}
 
 TEST(Command, ExitStatusTellsUsageFromUnreachable) {
   EXPECT_EQ(run_words({}), kUsage);

@@ -1,10 +1,10 @@
+#include "contract/keeper_proxy.h"
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
 #include <filesystem>
-
-#include "contract/keeper_proxy.h"
 
 namespace fairlead::contract {
 namespace {
@@ -30,7 +30,8 @@ PodAdded pod() {
 }
 
 std::vector<Message> one_of_each() {
-  return {Hello{}, NeedSockets{7, AF_INET, 32}, Synced{}, Welcome{}, pod(), PodRemoved{9}, Ready{}, Sockets{9, AF_INET6}, Drain{25000}};
+  return {Hello{}, NeedSockets{7, AF_INET, 32}, Synced{},    Welcome{}, pod(), PodRemoved{9},
+          Ready{}, Sockets{9, AF_INET6},        Drain{25000}};
 }
 
 TEST(ContractCodec, DecodesWhatItEncodes) {
@@ -53,7 +54,8 @@ TEST(ContractCodec, RefusesEveryTruncationAndEveryTrailingByte) {
   for (const Message& message : one_of_each()) {
     Buffer bytes;
     encode(message, bytes);
-    for (size_t length = 0; length < bytes.size(); ++length) EXPECT_FALSE(decode(bytes.span().first(length))) << message.index() << " at " << length;
+    for (size_t length = 0; length < bytes.size(); ++length)
+      EXPECT_FALSE(decode(bytes.span().first(length))) << message.index() << " at " << length;
     bytes.append("x");
     EXPECT_FALSE(decode(bytes.span())) << message.index();
   }

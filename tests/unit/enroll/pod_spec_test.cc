@@ -1,8 +1,9 @@
+#include "enroll/pod_spec.h"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "base/file.h"
-#include "enroll/pod_spec.h"
 
 namespace fairlead::enroll {
 namespace {
@@ -25,10 +26,19 @@ TEST(PodSpec, DecodesWhatTheCommandLineSends) {
 }
 
 TEST(PodSpec, RefusesWhatCouldEscapeADirectoryOrMeanSomethingElse) {
-  const std::vector<std::string> bad = {
-      "", "[]", "{", with("u-1", ""), with("u-1", "../x"), with("u-1", "a/b"), with("\"a\"", "\"a b\""), with("/run/netns/x", "relative"),
-      with("/run/netns/x", "/run/../etc"), with("\"namespace\"", "\"nameSpace\""), with("{\"k\":\"v\"}", "{\"k\":1}"), with("\"b\"", "7"),
-      with("u-1", std::string(64, 'u'))};
+  const std::vector<std::string> bad = {"",
+                                        "[]",
+                                        "{",
+                                        with("u-1", ""),
+                                        with("u-1", "../x"),
+                                        with("u-1", "a/b"),
+                                        with("\"a\"", "\"a b\""),
+                                        with("/run/netns/x", "relative"),
+                                        with("/run/netns/x", "/run/../etc"),
+                                        with("\"namespace\"", "\"nameSpace\""),
+                                        with("{\"k\":\"v\"}", "{\"k\":1}"),
+                                        with("\"b\"", "7"),
+                                        with("u-1", std::string(64, 'u'))};
   for (const std::string& text : bad) EXPECT_FALSE(pod_from_json(text)) << text;
 }
 
@@ -45,8 +55,9 @@ TEST(Exclusions, ReadIstiosAnnotations) {
 }
 
 TEST(Exclusions, RefuseWhatIsNoPortOrRange) {
-  for (const auto& [key, value] : {std::pair("excludeOutboundPorts", "0"), std::pair("excludeOutboundPorts", "http"), std::pair("excludeInboundPorts", "70000"),
-                                   std::pair("excludeOutboundIPRanges", "10.0.0.0/33")}) {
+  for (const auto& [key, value] :
+       {std::pair("excludeOutboundPorts", "0"), std::pair("excludeOutboundPorts", "http"),
+        std::pair("excludeInboundPorts", "70000"), std::pair("excludeOutboundIPRanges", "10.0.0.0/33")}) {
     PodSpec pod = *pod_from_json(kGood);
     pod.annotations[std::string("traffic.sidecar.istio.io/") + key] = value;
     const auto exclusions = exclusions_of(pod);

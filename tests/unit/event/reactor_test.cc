@@ -1,10 +1,11 @@
+#include "event/reactor.h"
+
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <thread>
 
-#include "event/reactor.h"
 #include "event/task.h"
 #include "event/wait.h"
 
@@ -74,7 +75,9 @@ class ReactorTest : public ::testing::Test {
   UniqueFd left, right;
 };
 
-Task<int> add(int a, int b) { co_return a + b; }
+Task<int> add(int a, int b) {
+  co_return a + b;
+}
 Task<void> store_sum(int& into) {
   const int sum = co_await add(2, 3);
   into = co_await add(sum, 5);

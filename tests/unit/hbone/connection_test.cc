@@ -1,9 +1,10 @@
+#include "hbone/connection.h"
+
 #include <gtest/gtest.h>
 
 #include <map>
 #include <random>
 
-#include "hbone/connection.h"
 #include "hbone/frame.h"
 #include "hbone/limits.h"
 
@@ -55,7 +56,8 @@ struct Side final : ConnectionHandler {
 
 class Pair : public ::testing::Test {
  protected:
-  explicit Pair(Settings settings = {}) : client(Connection::Role::kClient, settings), server(Connection::Role::kServer, settings) {}
+  explicit Pair(Settings settings = {})
+      : client(Connection::Role::kClient, settings), server(Connection::Role::kServer, settings) {}
 
   // Moves everything both ways until nothing moves, in pieces of a random size.
   void exchange() {
@@ -309,7 +311,8 @@ TEST_F(Pair, RandomTrafficArrivesWholeOnEveryStream) {
   }
 }
 
-// ---- a hostile client ---------------------------------------------------------------------------------------------------
+// ---- a hostile client
+// ---------------------------------------------------------------------------------------------------
 
 std::string frame(FrameType type, uint8_t flags, StreamId stream, std::string_view payload) {
   Buffer out;
@@ -322,7 +325,9 @@ std::string u32(uint32_t value) {
   for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift);
   return out;
 }
-std::string hello() { return std::string(kPreface) + frame(FrameType::kSettings, 0, 0, ""); }
+std::string hello() {
+  return std::string(kPreface) + frame(FrameType::kSettings, 0, 0, "");
+}
 // HPACK without Huffman: literal fields without indexing, new names.
 std::string literal(std::string_view name, std::string_view value) {
   std::string out(1, '\0');
@@ -332,7 +337,9 @@ std::string literal(std::string_view name, std::string_view value) {
   out += value;
   return out;
 }
-std::string connect_block() { return literal(":method", "CONNECT") + literal(":authority", "10.0.0.1:80"); }
+std::string connect_block() {
+  return literal(":method", "CONNECT") + literal(":authority", "10.0.0.1:80");
+}
 
 struct Hostile {
   const char* sentence;
@@ -343,47 +350,76 @@ struct Hostile {
 TEST(HostilePeer, IsEndedWithTheRightCode) {
   const uint8_t both = kFlagEndHeaders;
   std::string many_pings;
-  for (int i = 0; i < kMaxIdleFrames + 10; ++i) many_pings += frame(FrameType::kPing, kFlagAck, 0, "12345678");
+  for (int i = 0; i < kMaxIdleFrames + 10; ++i)
+    many_pings += frame(FrameType::kPing, kFlagAck, 0, "12345678");
   std::string many_resets;
   for (int i = 0; i < kMaxUnansweredResets + 10; ++i) {
     const auto id = static_cast<StreamId>(2 * i + 1);
-    many_resets += frame(FrameType::kHeaders, both, id, connect_block()) + frame(FrameType::kRstStream, 0, id, u32(8));
+    many_resets +=
+        frame(FrameType::kHeaders, both, id, connect_block()) + frame(FrameType::kRstStream, 0, id, u32(8));
   }
   std::string many_continuations = frame(FrameType::kHeaders, 0, 1, connect_block());
-  for (int i = 0; i <= kMaxContinuations; ++i) many_continuations += frame(FrameType::kContinuation, 0, 1, "");
+  for (int i = 0; i <= kMaxContinuations; ++i)
+    many_continuations += frame(FrameType::kContinuation, 0, 1, "");
   std::string unread_pings;
   for (int i = 0; i < 70000; ++i) unread_pings += frame(FrameType::kPing, 0, 0, "12345678");
   const std::vector<Hostile> cases = {
       {"not HTTP/2 at all", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", ErrorCode::kProtocolError},
-      {"first frame is not SETTINGS", std::string(kPreface) + frame(FrameType::kPing, 0, 0, "12345678"), ErrorCode::kProtocolError},
+      {"first frame is not SETTINGS", std::string(kPreface) + frame(FrameType::kPing, 0, 0, "12345678"),
+       ErrorCode::kProtocolError},
       {"DATA on stream 0", hello() + frame(FrameType::kData, 0, 0, "x"), ErrorCode::kProtocolError},
       {"DATA on an idle stream", hello() + frame(FrameType::kData, 0, 1, "x"), ErrorCode::kProtocolError},
-      {"HEADERS on an even stream", hello() + frame(FrameType::kHeaders, both, 2, connect_block()), ErrorCode::kProtocolError},
-      {"stream ids go backwards", hello() + frame(FrameType::kHeaders, both, 5, connect_block()) + frame(FrameType::kData, 0, 7, "x"), ErrorCode::kProtocolError},
-      {"frame longer than allowed", hello() + std::string("\xff\xff\xff\x00\x00\x00\x00\x00\x01", 9), ErrorCode::kFrameSizeError},
-      {"SETTINGS of wrong length", hello() + frame(FrameType::kSettings, 0, 0, "12345"), ErrorCode::kFrameSizeError},
-      {"SETTINGS ack with payload", hello() + frame(FrameType::kSettings, kFlagAck, 0, "123456"), ErrorCode::kFrameSizeError},
+      {"HEADERS on an even stream", hello() + frame(FrameType::kHeaders, both, 2, connect_block()),
+       ErrorCode::kProtocolError},
+      {"stream ids go backwards",
+       hello() + frame(FrameType::kHeaders, both, 5, connect_block()) + frame(FrameType::kData, 0, 7, "x"),
+       ErrorCode::kProtocolError},
+      {"frame longer than allowed", hello() + std::string("\xff\xff\xff\x00\x00\x00\x00\x00\x01", 9),
+       ErrorCode::kFrameSizeError},
+      {"SETTINGS of wrong length", hello() + frame(FrameType::kSettings, 0, 0, "12345"),
+       ErrorCode::kFrameSizeError},
+      {"SETTINGS ack with payload", hello() + frame(FrameType::kSettings, kFlagAck, 0, "123456"),
+       ErrorCode::kFrameSizeError},
       {"SETTINGS on a stream", hello() + frame(FrameType::kSettings, 0, 1, ""), ErrorCode::kProtocolError},
-      {"window size out of range", hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\4", 2) + u32(0x80000000)), ErrorCode::kFlowControlError},
-      {"frame size out of range", hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\5", 2) + u32(100)), ErrorCode::kProtocolError},
-      {"WINDOW_UPDATE of 0 on the connection", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0)), ErrorCode::kProtocolError},
-      {"connection window overflow", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0x7fffffff)), ErrorCode::kFlowControlError},
-      {"PING of wrong length", hello() + frame(FrameType::kPing, 0, 0, "1234567"), ErrorCode::kFrameSizeError},
-      {"RST_STREAM on an idle stream", hello() + frame(FrameType::kRstStream, 0, 1, u32(0)), ErrorCode::kProtocolError},
+      {"window size out of range",
+       hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\4", 2) + u32(0x80000000)),
+       ErrorCode::kFlowControlError},
+      {"frame size out of range",
+       hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\5", 2) + u32(100)),
+       ErrorCode::kProtocolError},
+      {"WINDOW_UPDATE of 0 on the connection", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0)),
+       ErrorCode::kProtocolError},
+      {"connection window overflow", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0x7fffffff)),
+       ErrorCode::kFlowControlError},
+      {"PING of wrong length", hello() + frame(FrameType::kPing, 0, 0, "1234567"),
+       ErrorCode::kFrameSizeError},
+      {"RST_STREAM on an idle stream", hello() + frame(FrameType::kRstStream, 0, 1, u32(0)),
+       ErrorCode::kProtocolError},
       {"PUSH_PROMISE", hello() + frame(FrameType::kPushPromise, 0, 1, u32(2)), ErrorCode::kProtocolError},
-      {"CONTINUATION out of nothing", hello() + frame(FrameType::kContinuation, 0, 1, "x"), ErrorCode::kProtocolError},
-      {"another frame inside a header block", hello() + frame(FrameType::kHeaders, 0, 1, connect_block()) + frame(FrameType::kPing, 0, 0, "12345678"), ErrorCode::kProtocolError},
+      {"CONTINUATION out of nothing", hello() + frame(FrameType::kContinuation, 0, 1, "x"),
+       ErrorCode::kProtocolError},
+      {"another frame inside a header block",
+       hello() + frame(FrameType::kHeaders, 0, 1, connect_block()) +
+           frame(FrameType::kPing, 0, 0, "12345678"),
+       ErrorCode::kProtocolError},
       {"endless CONTINUATION", hello() + many_continuations, ErrorCode::kEnhanceYourCalm},
-      {"broken HPACK", hello() + frame(FrameType::kHeaders, both, 1, "\xff\xff\xff\xff\xff\xff"), ErrorCode::kCompressionError},
-      {"padding longer than the frame", hello() + frame(FrameType::kHeaders, both | kFlagPadded, 1, std::string("\xff", 1) + connect_block()), ErrorCode::kProtocolError},
-      {"DATA behind END_STREAM", hello() + frame(FrameType::kHeaders, both | kFlagEndStream, 1, connect_block()) + frame(FrameType::kData, 0, 1, "x"), ErrorCode::kStreamClosed},
+      {"broken HPACK", hello() + frame(FrameType::kHeaders, both, 1, "\xff\xff\xff\xff\xff\xff"),
+       ErrorCode::kCompressionError},
+      {"padding longer than the frame",
+       hello() + frame(FrameType::kHeaders, both | kFlagPadded, 1, std::string("\xff", 1) + connect_block()),
+       ErrorCode::kProtocolError},
+      {"DATA behind END_STREAM",
+       hello() + frame(FrameType::kHeaders, both | kFlagEndStream, 1, connect_block()) +
+           frame(FrameType::kData, 0, 1, "x"),
+       ErrorCode::kStreamClosed},
       {"a flood of frames that bring nothing", hello() + many_pings, ErrorCode::kEnhanceYourCalm},
       {"rapid reset", hello() + many_resets, ErrorCode::kEnhanceYourCalm},
       {"pings without reading the answers", hello() + unread_pings, ErrorCode::kEnhanceYourCalm},
   };
   for (const Hostile& c : cases) {
     Side server(Connection::Role::kServer, Settings{});
-    const auto result = server.connection.receive({reinterpret_cast<const uint8_t*>(c.bytes.data()), c.bytes.size()});
+    const auto result =
+        server.connection.receive({reinterpret_cast<const uint8_t*>(c.bytes.data()), c.bytes.size()});
     ASSERT_FALSE(result) << c.sentence;
     EXPECT_EQ(result.error().code(), static_cast<int>(c.code)) << c.sentence << ": " << result.error().text();
     EXPECT_LT(server.connection.output().size(), 2u * kMaxOutputHard) << c.sentence;
@@ -419,8 +455,10 @@ TEST(HostilePeer, MoreDataThanTheWindowEndsTheConnection) {
   small.initial_window = 100;
   Side server(Connection::Role::kServer, small);
   server.auto_consume = false;
-  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) + frame(FrameType::kData, 0, 1, std::string(101, 'x'));
-  const auto result = server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) +
+                            frame(FrameType::kData, 0, 1, std::string(101, 'x'));
+  const auto result =
+      server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code(), static_cast<int>(ErrorCode::kFlowControlError));
 }
@@ -428,8 +466,10 @@ TEST(HostilePeer, MoreDataThanTheWindowEndsTheConnection) {
 TEST(HostilePeer, PaddedDataIsCountedAndStripped) {
   Side server(Connection::Role::kServer, Settings{});
   const std::string padded = std::string("\x03", 1) + "hello" + std::string(3, '\0');
-  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) + frame(FrameType::kData, kFlagPadded, 1, padded);
-  for (const char byte : bytes) ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&byte), 1}));
+  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) +
+                            frame(FrameType::kData, kFlagPadded, 1, padded);
+  for (const char byte : bytes)
+    ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&byte), 1}));
   EXPECT_EQ(server.streams.at(1).data, "hello");
 }
 

@@ -1,10 +1,10 @@
+#include "net/query.h"
+
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <thread>
-
-#include "net/query.h"
 
 namespace fairlead::net {
 namespace {
@@ -14,10 +14,11 @@ class QueryTest : public ::testing::Test {
   void SetUp() override {
     path = ::testing::TempDir() + "/query-" + std::to_string(::getpid()) + ".sock";
     reactor = std::move(*Reactor::create());
-    auto listening = QueryServer::listen(*reactor, path, 0600, [](std::string_view verb, std::string_view argument, const QueryPeer& peer) {
-      if (verb == "big") return std::string(3 << 20, 'b');
-      return std::string(verb) + "|" + std::string(argument) + "|" + std::to_string(peer.pid);
-    });
+    auto listening = QueryServer::listen(
+        *reactor, path, 0600, [](std::string_view verb, std::string_view argument, const QueryPeer& peer) {
+          if (verb == "big") return std::string(3 << 20, 'b');
+          return std::string(verb) + "|" + std::string(argument) + "|" + std::to_string(peer.pid);
+        });
     ASSERT_TRUE(listening) << listening.error().text();
     server = std::move(*listening);
     thread = std::thread([this] { reactor->run(); });
@@ -54,7 +55,7 @@ TEST_F(QueryTest, AnEndlessLineIsCutOff) {
 }
 
 TEST_F(QueryTest, OnlyItsOwnerMayConnect) {
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(::stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
 }

@@ -1,6 +1,6 @@
-#include <gtest/gtest.h>
-
 #include "policy/authz.h"
+
+#include <gtest/gtest.h>
 
 namespace fairlead::policy {
 namespace {
@@ -15,7 +15,9 @@ std::shared_ptr<const Policy> make(Action action, std::vector<Rule> rules, std::
   policy->rules = std::move(rules);
   return policy;
 }
-Rule rule(std::vector<Match> matches) { return {{Clause{std::move(matches)}}}; }
+Rule rule(std::vector<Match> matches) {
+  return {{Clause{std::move(matches)}}};
+}
 Match principal(Kind kind, std::string text) {
   Match match;
   match.principals.push_back({kind, std::move(text)});
@@ -40,7 +42,8 @@ Match undecidable() {
 const SpiffeId kWeb{"cluster.local", "frontend", "web"};
 
 bool allowed(const PolicySet& policies, const SpiffeId* source = &kWeb, uint16_t to_port = 80) {
-  return evaluate(policies, {source, *IpAddress::parse("10.0.0.1"), *IpAddress::parse("10.0.0.2"), to_port}).allowed;
+  return evaluate(policies, {source, *IpAddress::parse("10.0.0.1"), *IpAddress::parse("10.0.0.2"), to_port})
+      .allowed;
 }
 
 struct Case {
@@ -66,24 +69,54 @@ TEST(Authorisation, TableOfCases) {
       {"a rule without clauses matches everybody", {make(Action::kAllow, {Rule{}})}, true, true},
       {"a clause without matches is true", {make(Action::kDeny, {Rule{{Clause{}}}})}, false, false},
       {"an empty match is skipped", {make(Action::kDeny, {rule({Match{}})})}, true, true},
-      {"exact principal", {make(Action::kAllow, {rule({principal(Kind::kExact, "cluster.local/ns/frontend/sa/web")})})}, true, false},
-      {"another principal", {make(Action::kAllow, {rule({principal(Kind::kExact, "cluster.local/ns/frontend/sa/other")})})}, false, false},
-      {"prefix of the principal", {make(Action::kAllow, {rule({principal(Kind::kPrefix, "cluster.local/ns/frontend/")})})}, true, false},
-      {"suffix of the principal", {make(Action::kAllow, {rule({principal(Kind::kSuffix, "/sa/web")})})}, true, false},
-      {"an empty suffix needs no identity only by presence", {make(Action::kAllow, {rule({principal(Kind::kPresence, "")})})}, true, false},
+      {"exact principal",
+       {make(Action::kAllow, {rule({principal(Kind::kExact, "cluster.local/ns/frontend/sa/web")})})},
+       true,
+       false},
+      {"another principal",
+       {make(Action::kAllow, {rule({principal(Kind::kExact, "cluster.local/ns/frontend/sa/other")})})},
+       false,
+       false},
+      {"prefix of the principal",
+       {make(Action::kAllow, {rule({principal(Kind::kPrefix, "cluster.local/ns/frontend/")})})},
+       true,
+       false},
+      {"suffix of the principal",
+       {make(Action::kAllow, {rule({principal(Kind::kSuffix, "/sa/web")})})},
+       true,
+       false},
+      {"an empty suffix needs no identity only by presence",
+       {make(Action::kAllow, {rule({principal(Kind::kPresence, "")})})},
+       true,
+       false},
       {"STRICT: deny who shows no identity", {make(Action::kDeny, {rule({plaintext()})})}, true, false},
-      {"not_namespaces excludes the namespace, plaintext has none", {make(Action::kAllow, {rule({negated})})}, false, true},
+      {"not_namespaces excludes the namespace, plaintext has none",
+       {make(Action::kAllow, {rule({negated})})},
+       false,
+       true},
       {"service account", {make(Action::kAllow, {rule({accounts})})}, true, false},
       {"source address", {make(Action::kAllow, {rule({addresses})})}, true, true},
       {"port that is not this one", {make(Action::kAllow, {rule({port(81)})})}, false, false},
       {"fields of a match are ANDed", {make(Action::kAllow, {rule({web_on_81})})}, false, false},
       {"matches of a clause are ORed", {make(Action::kAllow, {rule({port(81), port(80)})})}, true, true},
-      {"clauses of a rule are ANDed", {make(Action::kAllow, {Rule{{Clause{{port(80)}}, Clause{{port(81)}}}}})}, false, false},
-      {"DENY wins over ALLOW", {make(Action::kAllow, {Rule{}}), make(Action::kDeny, {rule({port(80)})})}, false, false},
-      {"one ALLOW of several is enough", {make(Action::kAllow, {rule({port(81)})}), make(Action::kAllow, {rule({port(80)})})}, true, true},
+      {"clauses of a rule are ANDed",
+       {make(Action::kAllow, {Rule{{Clause{{port(80)}}, Clause{{port(81)}}}}})},
+       false,
+       false},
+      {"DENY wins over ALLOW",
+       {make(Action::kAllow, {Rule{}}), make(Action::kDeny, {rule({port(80)})})},
+       false,
+       false},
+      {"one ALLOW of several is enough",
+       {make(Action::kAllow, {rule({port(81)})}), make(Action::kAllow, {rule({port(80)})})},
+       true,
+       true},
       {"undecidable: ALLOW does not match", {make(Action::kAllow, {rule({undecidable()})})}, false, false},
       {"undecidable: DENY matches", {make(Action::kDeny, {rule({undecidable()})})}, false, false},
-      {"undecidable beside one that matches: ALLOW matches", {make(Action::kAllow, {rule({undecidable(), port(80)})})}, true, true},
+      {"undecidable beside one that matches: ALLOW matches",
+       {make(Action::kAllow, {rule({undecidable(), port(80)})})},
+       true,
+       true},
   };
   for (const Case& c : cases) {
     EXPECT_EQ(allowed(c.policies), c.web) << c.sentence;

@@ -1,16 +1,20 @@
+#include "proxy/resolve.h"
+
 #include <gtest/gtest.h>
 
-#include "proxy/resolve.h"
 #include "state/snapshot_builder.h"
 
 namespace fairlead::proxy {
 namespace {
 
-IpAddress ip(const std::string& text) { return *IpAddress::parse(text); }
+IpAddress ip(const std::string& text) {
+  return *IpAddress::parse(text);
+}
 
 class Resolve : public ::testing::Test {
  protected:
-  void add(const std::string& name, std::vector<std::string> addresses, bool mesh, bool in_place, bool healthy = true) {
+  void add(const std::string& name, std::vector<std::string> addresses, bool mesh, bool in_place,
+           bool healthy = true) {
     istio::workload::Address message;
     auto& out = *message.mutable_workload();
     out.set_uid(name);
@@ -66,7 +70,8 @@ TEST_F(Resolve, TellsPlacementsApart) {
 TEST_F(Resolve, NeverPicksAnUnhealthyEndpoint) {
   add("sick", {"10.0.0.1"}, true, true, false);
   add("well", {"10.0.0.2"}, true, true);
-  for (size_t pick = 0; pick < 4; ++pick) EXPECT_EQ(to("10.96.0.1", 80, {}, pick).endpoint.ip, ip("10.0.0.2"));
+  for (size_t pick = 0; pick < 4; ++pick)
+    EXPECT_EQ(to("10.96.0.1", 80, {}, pick).endpoint.ip, ip("10.0.0.2"));
 }
 
 TEST_F(Resolve, SpreadsOverAllEndpoints) {

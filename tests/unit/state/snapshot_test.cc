@@ -9,7 +9,9 @@
 namespace fairlead::state {
 namespace {
 
-IpAddress ip(const std::string& text) { return *IpAddress::parse(text); }
+IpAddress ip(const std::string& text) {
+  return *IpAddress::parse(text);
+}
 
 istio::workload::Address workload(const std::string& name, const std::string& address, bool mesh = true) {
   istio::workload::Address message;
@@ -37,7 +39,9 @@ istio::workload::Address service(const std::string& name, const std::string& vip
 }
 
 void join(istio::workload::Address& member, const std::string& service_name) {
-  auto& port = *(*member.mutable_workload()->mutable_services())["ns/" + service_name + ".ns.svc.cluster.local"].add_ports();
+  auto& port =
+      *(*member.mutable_workload()->mutable_services())["ns/" + service_name + ".ns.svc.cluster.local"]
+           .add_ports();
   port.set_service_port(80);
   port.set_target_port(8080);
 }
@@ -73,7 +77,8 @@ TEST(Snapshot, CapturesMeshWorkloadsAndTheirServicesAndRefusesEmptyOnes) {
   join(outsider, "legacy");
   ASSERT_TRUE(builder.set_address("a", member));
   ASSERT_TRUE(builder.set_address("b", outsider));
-  for (const auto& [name, vip] : {std::pair("svc", "10.96.0.1"), std::pair("legacy", "10.96.0.2"), std::pair("empty", "10.96.0.3")}) {
+  for (const auto& [name, vip] :
+       {std::pair("svc", "10.96.0.1"), std::pair("legacy", "10.96.0.2"), std::pair("empty", "10.96.0.3")}) {
     ASSERT_TRUE(builder.set_address("ns/" + std::string(name) + ".ns.svc.cluster.local", service(name, vip)));
   }
   const auto wanted = builder.build()->destinations();
@@ -190,7 +195,8 @@ TEST(Snapshot, LookUpsDoNotGrowWithTheMesh) {
   SnapshotBuilder builder;
   for (int i = 0; i < 50000; ++i) {
     const std::string name = std::to_string(i);
-    ASSERT_TRUE(builder.set_address(name, workload(name, fmt::format("10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255))));
+    ASSERT_TRUE(builder.set_address(
+        name, workload(name, fmt::format("10.{}.{}.{}", i >> 16, i >> 8 & 255, i & 255))));
   }
   const auto start = std::chrono::steady_clock::now();
   const auto snapshot = builder.build();
@@ -199,7 +205,8 @@ TEST(Snapshot, LookUpsDoNotGrowWithTheMesh) {
   const auto again = builder.build();
   const auto rebuilt = std::chrono::steady_clock::now();
   using Ms = std::chrono::duration<double, std::milli>;
-  std::printf("50,000 workloads: first build %.0f ms, after one change %.0f ms\n", Ms(built - start).count(), Ms(rebuilt - built).count());
+  std::printf("50,000 workloads: first build %.0f ms, after one change %.0f ms\n", Ms(built - start).count(),
+              Ms(rebuilt - built).count());
   EXPECT_EQ(again->workload(ip("10.0.100.7")), snapshot->workload(ip("10.0.100.7")));
 }
 
