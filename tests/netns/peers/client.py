@@ -236,7 +236,7 @@ def _one_exchange(order, number, counts, lock):
     except ValueError:
         outcome = "corrupt"
     except OSError as error:
-        outcome = "broken" if error.errno in (errno.EHOSTUNREACH, errno.EPERM) else f"odd: {error!r}"
+        outcome = "broken" if error.errno in (errno.EHOSTUNREACH, errno.EPERM, errno.ENOTCONN) else f"odd: {error!r}"
     with lock:
         counts[outcome] = counts.get(outcome, 0) + 1
 
