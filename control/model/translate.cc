@@ -1,5 +1,7 @@
 #include "control/model/translate.h"
 
+#include <google/protobuf/wrappers.pb.h>
+
 #include <algorithm>
 
 #include "base/net_types.h"
@@ -11,6 +13,7 @@ namespace {
 constexpr std::string_view kModeLabel = "istio.io/dataplane-mode";
 constexpr std::string_view kSidecarAnnotation = "sidecar.istio.io/status";
 constexpr std::string_view kTunnelAnnotation = "fairlead.dev/tunnel";
+constexpr std::string_view kExcludeInboundAnnotation = "traffic.sidecar.istio.io/excludeInboundPorts";
 constexpr std::string_view kExcludedNamespace = "kube-system";
 
 std::string hostname_of(const Service& service, const MeshSettings& settings) {
@@ -73,6 +76,18 @@ class Translation {
         {Report::Severity::kError, object_name(kind, meta), meta.at, std::move(field), why + ": left out"});
   }
 
+  // Ports that the pod excludes from capture: a tunnel on them would meet the application. Peers take port
+  // 15008 instead.
+  void add_excluded_ports(const Pod& pod, istio::workload::Workload& workload) {
+    const std::string ports = value_of(pod.meta.annotations, kExcludeInboundAnnotation);
+    if (ports.empty()) return;
+    auto& extension = *workload.add_extensions();
+    extension.set_name(std::string(kNotInPlaceExtension));
+    google::protobuf::StringValue value;
+    value.set_value(ports);
+    extension.mutable_config()->PackFrom(value);
+  }
+
   void add_workload(const Pod& pod) {
     istio::workload::Address message;
     auto& workload = *message.mutable_workload();
@@ -127,6 +142,7 @@ class Translation {
     workload.set_tunnel_protocol(istio::workload::HBONE);
     if (value_of(pod.meta.annotations, kTunnelAnnotation) != "15008") {
       workload.add_extensions()->set_name(std::string(kInPlaceExtension));
+      add_excluded_ports(pod, workload);
     }
     for (std::string& name : selector_policies_of(pod, index_, settings_, mesh_)) {
       workload.add_authorization_policies(std::move(name));

@@ -19,6 +19,8 @@ namespace fairlead::model {
 inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
 inline constexpr std::string_view kPortLevelPrefix = "converted_peer_authentication_";
 inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
+// Its value (a StringValue) lists ports, comma-separated, on which the workload's agent takes no tunnel.
+inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-place";
 
 struct MeshSettings {
   std::string trust_domain = "cluster.local";

@@ -22,10 +22,13 @@ bool usable(const Service& service, const Endpoint& endpoint, uint16_t port) {
          service.target_port(endpoint, port) != 0;
 }
 
-Target::Kind kind_of(const Workload& workload, std::span<const IpAddress> own, const IpAddress& address) {
-  if (std::find(own.begin(), own.end(), address) != own.end()) return Target::Kind::kSelf;
+Target::Kind kind_of(const Workload& workload, std::span<const IpAddress> own,
+                     const SocketAddress& endpoint) {
+  if (std::find(own.begin(), own.end(), endpoint.ip) != own.end()) return Target::Kind::kSelf;
   if (workload.tunnel == state::Tunnel::kNone) return Target::Kind::kPlain;
-  return workload.in_place ? Target::Kind::kTunnelInPlace : Target::Kind::kTunnelHbone;
+  const auto& excluded = workload.not_in_place;
+  const bool captured_there = std::find(excluded.begin(), excluded.end(), endpoint.port) == excluded.end();
+  return workload.in_place && captured_there ? Target::Kind::kTunnelInPlace : Target::Kind::kTunnelHbone;
 }
 
 Target refused(std::string_view why) {
@@ -45,9 +48,9 @@ Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddr
                                    [&](const Endpoint& endpoint) { return fits(endpoint) && skip-- == 0; });
   const IpAddress* address = address_of(*chosen->workload, original.ip.is_v4());
   Target target;
-  target.kind = kind_of(*chosen->workload, own, *address);
   target.workload = chosen->workload;
   target.endpoint = {*address, service->target_port(*chosen, original.port)};
+  target.kind = kind_of(*target.workload, own, target.endpoint);
   target.service = std::move(service);
   return target;
 }
@@ -61,7 +64,7 @@ Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, 
   auto workload = snapshot.workload(original.ip);
   if (workload == nullptr) return refused("the mesh does not know this destination");
   Target target;
-  target.kind = kind_of(*workload, own, original.ip);
+  target.kind = kind_of(*workload, own, original);
   target.workload = std::move(workload);
   target.endpoint = original;
   return target;

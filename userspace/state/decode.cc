@@ -1,5 +1,7 @@
 #include "state/decode.h"
 
+#include <google/protobuf/wrappers.pb.h>
+
 #include <algorithm>
 
 namespace fairlead::state {
@@ -109,6 +111,29 @@ policy::Match match_of(const istio::security::Match& message) {
 
 }  // namespace
 
+namespace {
+
+// False when the list cannot be read: then no port is taken for one that takes tunnels.
+bool read_excluded_ports(const istio::workload::Extension& extension, std::vector<uint16_t>& ports) {
+  google::protobuf::StringValue value;
+  if (!extension.config().UnpackTo(&value)) return false;
+  std::string_view rest = value.value();
+  while (!rest.empty()) {
+    const size_t comma = rest.find(',');
+    std::string_view item = rest.substr(0, comma);
+    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
+    while (item.starts_with(' ')) item.remove_prefix(1);
+    while (item.ends_with(' ')) item.remove_suffix(1);
+    if (item.empty()) continue;
+    const auto port = parse_number(item, 65535);
+    if (!port) return false;
+    ports.push_back(static_cast<uint16_t>(*port));
+  }
+  return true;
+}
+
+}  // namespace
+
 Result<Workload> decode_workload(const istio::workload::Workload& message) {
   if (message.uid().empty()) return broken("workload", "no uid");
   Workload workload;
@@ -136,6 +161,10 @@ Result<Workload> decode_workload(const istio::workload::Workload& message) {
   workload.in_place = std::any_of(extensions.begin(), extensions.end(), [](const auto& extension) {
     return extension.name() == kInPlaceExtension;
   });
+  for (const auto& extension : extensions) {
+    if (extension.name() != kNotInPlaceExtension) continue;
+    if (!read_excluded_ports(extension, workload.not_in_place)) workload.in_place = false;
+  }
   for (const auto& [name, list] : message.services()) {
     auto ports = ports_of(list.ports());
     if (!ports) return std::move(ports).error().context(workload.uid);

@@ -10,6 +10,7 @@
 namespace fairlead::state {
 
 inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
+inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-place";
 inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
 
 // Addresses of HOST_NETWORK workloads are left out: they belong to the node.

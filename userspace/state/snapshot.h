@@ -36,6 +36,7 @@ struct Workload {
   std::string cluster;
   Tunnel tunnel = Tunnel::kNone;
   bool in_place = false;  // its agent takes tunnels on the application's own port (a Fairlead agent)
+  std::vector<uint16_t> not_in_place;  // ports that are excluded there: port 15008 is used for them
   bool healthy = true;
   bool host_network = false;  // shares the node's addresses: not found by address
   std::vector<std::pair<std::string, std::vector<ServicePort>>> services;  // "ns/hostname" → ports

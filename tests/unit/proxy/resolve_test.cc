@@ -1,5 +1,6 @@
 #include "proxy/resolve.h"
 
+#include <google/protobuf/wrappers.pb.h>
 #include <gtest/gtest.h>
 
 #include "state/snapshot_builder.h"
@@ -65,6 +66,30 @@ TEST_F(Resolve, TellsPlacementsApart) {
   EXPECT_EQ(to("10.0.0.1", 9).kind, Target::Kind::kTunnelHbone);
   EXPECT_EQ(to("10.0.0.2", 9).kind, Target::Kind::kPlain);
   EXPECT_EQ(to("10.0.0.1", 9, {ip("10.0.0.1")}).kind, Target::Kind::kSelf);
+}
+
+TEST_F(Resolve, AnExcludedPortIsReachedThrough15008) {
+  istio::workload::Address message;
+  auto& out = *message.mutable_workload();
+  out.set_uid("a");
+  out.set_namespace_("ns");
+  out.add_addresses(ip("10.0.0.1").to_octets());
+  out.set_tunnel_protocol(istio::workload::HBONE);
+  out.add_extensions()->set_name("fairlead.dev/in-place");
+  google::protobuf::StringValue ports;
+  ports.set_value("9090, 22");
+  auto& excluded = *out.add_extensions();
+  excluded.set_name("fairlead.dev/not-in-place");
+  excluded.mutable_config()->PackFrom(ports);
+  ASSERT_TRUE(builder.set_address("a", message));
+  EXPECT_EQ(to("10.0.0.1", 80).kind, Target::Kind::kTunnelInPlace);
+  EXPECT_EQ(to("10.0.0.1", 9090).kind, Target::Kind::kTunnelHbone);
+  EXPECT_EQ(to("10.0.0.1", 22).kind, Target::Kind::kTunnelHbone);
+  ports.set_value("9090,http");
+  excluded.mutable_config()->PackFrom(ports);
+  ASSERT_TRUE(builder.set_address("a", message));
+  EXPECT_EQ(to("10.0.0.1", 80).kind, Target::Kind::kTunnelHbone)
+      << "a list that cannot be read: no port in place";
 }
 
 TEST_F(Resolve, NeverPicksAnUnhealthyEndpoint) {
