@@ -18,9 +18,11 @@ bool matches(const StringMatch& match, std::string_view text) {
   return false;
 }
 
-bool any_string(const std::vector<StringMatch>& list, std::string_view text) {
-  return std::any_of(list.begin(), list.end(),
-                     [text](const StringMatch& match) { return matches(match, text); });
+// `text` absent: the connection shows no identity. It has no name that a pattern could match, not even the
+// empty one: a peer without a certificate gets in by no positive list.
+bool any_string(const std::vector<StringMatch>& list, std::optional<std::string_view> text) {
+  return text.has_value() && std::any_of(list.begin(), list.end(),
+                                         [text](const StringMatch& match) { return matches(match, *text); });
 }
 
 bool any_account(const std::vector<ServiceAccountMatch>& list, const SpiffeId* id) {
@@ -30,7 +32,10 @@ bool any_account(const std::vector<ServiceAccountMatch>& list, const SpiffeId* i
 }
 
 bool any_range(const std::vector<Cidr>& list, const IpAddress& address) {
-  return std::any_of(list.begin(), list.end(), [&](const Cidr& range) { return range.contains(address); });
+  // Families stay apart: ::/0 says nothing of IPv4, though both are kept in one form here.
+  return std::any_of(list.begin(), list.end(), [&](const Cidr& range) {
+    return range.base.is_v4() == address.is_v4() && range.contains(address);
+  });
 }
 
 bool any_port(const std::vector<uint16_t>& list, uint16_t port) {
@@ -58,9 +63,13 @@ struct Facts {
 
 Verdict evaluate_match(const Match& m, const Facts& facts) {
   const ConnectionFacts& c = facts.connection;
-  const std::string_view ns = c.source != nullptr ? std::string_view(c.source->ns) : std::string_view();
-  const auto in_namespaces = [ns](const auto& list) { return any_string(list, ns); };
-  const auto in_principals = [&](const auto& list) { return any_string(list, facts.principal); };
+  std::optional<std::string_view> ns, principal;
+  if (c.source != nullptr) {
+    ns = c.source->ns;
+    principal = facts.principal;
+  }
+  const auto in_namespaces = [&](const auto& list) { return any_string(list, ns); };
+  const auto in_principals = [&](const auto& list) { return any_string(list, principal); };
   const auto in_accounts = [&](const auto& list) { return any_account(list, c.source); };
   const auto from_ranges = [&](const auto& list) { return any_range(list, c.source_ip); };
   const auto to_ranges = [&](const auto& list) { return any_range(list, c.destination_ip); };
@@ -111,6 +120,7 @@ int matching_rule(const Policy& policy, const Facts& facts) {
 }  // namespace
 
 Decision evaluate(const PolicySet& policies, const ConnectionFacts& connection) noexcept {
+  if (policies.empty()) return {true, {}, {}, -1, "no policy"};  // the common case costs nothing
   const Facts facts{connection,
                     connection.source != nullptr ? connection.source->principal() : std::string()};
   for (const auto& policy : policies) {

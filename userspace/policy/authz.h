@@ -1,7 +1,7 @@
 // L4 authorisation: pure decisions over values (istio.security.Authorization semantics; AuthorizationPolicy
 // §evaluation). Any DENY that matches denies; with no ALLOW policy in the set all is allowed; else one ALLOW
-// must match. What cannot be decided is denied. Thread: any (immutable). No allocation in evaluate() unless
-// it denies.
+// must match. What cannot be decided is denied. Thread: any (immutable). evaluate() allocates nothing but the
+// principal's text, once, and only where there is a policy.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,9 @@ struct Match {
   std::vector<ServiceAccountMatch> service_accounts, not_service_accounts;
   std::vector<Cidr> source_ips, not_source_ips, destination_ips, not_destination_ips;
   std::vector<uint16_t> destination_ports, not_destination_ports;
-  bool undecidable = false;  // carries something we do not know: never matches for ALLOW, always for DENY
+  // Carries something we do not know: never matches for ALLOW; for DENY matches whatever the lists do not
+  // exclude. A list of which a part is not known is left empty by whoever sets this: it excludes nothing.
+  bool undecidable = false;
 };
 struct Clause {
   std::vector<Match> matches;  // any; none: true

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace fairlead::policy {
 namespace {
 
@@ -85,7 +87,7 @@ TEST(Authorisation, TableOfCases) {
        {make(Action::kAllow, {rule({principal(Kind::kSuffix, "/sa/web")})})},
        true,
        false},
-      {"an empty suffix needs no identity only by presence",
+      {"presence is any identity, and none is none",
        {make(Action::kAllow, {rule({principal(Kind::kPresence, "")})})},
        true,
        false},
@@ -129,6 +131,114 @@ TEST(Authorisation, UndecidableMatchThatCannotApplyDeniesNobody) {
   other_port.undecidable = true;
   EXPECT_TRUE(allowed({make(Action::kDeny, {rule({other_port})})}));
   EXPECT_FALSE(allowed({make(Action::kDeny, {rule({other_port})})}, &kWeb, 81));
+}
+
+TEST(Authorisation, PatternsThatMatchTheEmptyNameStillNeedAnIdentity) {
+  for (const Kind kind : {Kind::kExact, Kind::kPrefix, Kind::kSuffix}) {
+    Match by_namespace;
+    by_namespace.namespaces.push_back({kind, ""});
+    EXPECT_FALSE(allowed({make(Action::kAllow, {rule({principal(kind, "")})})}, nullptr));
+    EXPECT_FALSE(allowed({make(Action::kAllow, {rule({by_namespace})})}, nullptr));
+  }
+  EXPECT_TRUE(allowed({make(Action::kAllow, {rule({principal(Kind::kPrefix, "")})})}));
+}
+
+TEST(Authorisation, EveryNegativeListExcludes) {
+  struct Negative {
+    const char* sentence;
+    void (*fill)(Match&);
+    bool web;
+    bool plain;
+  };
+  const Negative negatives[] = {
+      {"not_principals: exact",
+       [](Match& m) { m.not_principals = {{Kind::kExact, "cluster.local/ns/frontend/sa/web"}}; }, false,
+       true},
+      {"not_principals: suffix of another",
+       [](Match& m) { m.not_principals = {{Kind::kSuffix, "/sa/other"}}; }, true, true},
+      {"not_namespaces: prefix", [](Match& m) { m.not_namespaces = {{Kind::kPrefix, "front"}}; }, false,
+       true},
+      {"not_service_accounts", [](Match& m) { m.not_service_accounts = {{"frontend", "web"}}; }, false, true},
+      {"not_service_accounts of another namespace",
+       [](Match& m) { m.not_service_accounts = {{"backend", "web"}}; }, true, true},
+      {"not_source_ips", [](Match& m) { m.not_source_ips = {*Cidr::parse("10.0.0.1")}; }, false, false},
+      {"not_destination_ips", [](Match& m) { m.not_destination_ips = {*Cidr::parse("10.0.0.0/30")}; }, false,
+       false},
+      {"not_destination_ips elsewhere",
+       [](Match& m) { m.not_destination_ips = {*Cidr::parse("10.1.0.0/16")}; }, true, true},
+      {"not_destination_ports", [](Match& m) { m.not_destination_ports = {79, 80}; }, false, false},
+      {"a value in both lists is excluded",
+       [](Match& m) {
+         m.destination_ports = {80};
+         m.not_destination_ports = {80};
+       },
+       false, false},
+  };
+  for (const Negative& negative : negatives) {
+    Match match;
+    negative.fill(match);
+    const PolicySet policies = {make(Action::kAllow, {rule({match})})};
+    EXPECT_EQ(allowed(policies), negative.web) << negative.sentence;
+    EXPECT_EQ(allowed(policies, nullptr), negative.plain) << negative.sentence << " (plaintext)";
+  }
+}
+
+TEST(Authorisation, RangesHoldAddressesOfTheirFamilyOnly) {
+  Match all_v6, all_v4, destination;
+  all_v6.source_ips.push_back(*Cidr::parse("::/0"));
+  all_v4.source_ips.push_back(*Cidr::parse("0.0.0.0/0"));
+  destination.destination_ips.push_back(*Cidr::parse("10.0.0.2/32"));
+  EXPECT_FALSE(allowed({make(Action::kAllow, {rule({all_v6})})}));
+  EXPECT_TRUE(allowed({make(Action::kAllow, {rule({all_v4})})}));
+  EXPECT_TRUE(allowed({make(Action::kAllow, {rule({destination})})}));
+  const ConnectionFacts v6{&kWeb, *IpAddress::parse("fd00::1"), *IpAddress::parse("fd00::2"), 80};
+  EXPECT_TRUE(evaluate({make(Action::kAllow, {rule({all_v6})})}, v6).allowed);
+  EXPECT_FALSE(evaluate({make(Action::kAllow, {rule({all_v4})})}, v6).allowed);
+}
+
+TEST(Authorisation, AServiceAccountCountsInItsNamespaceOnlyWhateverItsTrustDomain) {
+  Match account;
+  account.service_accounts.push_back({"frontend", "web"});
+  const PolicySet policies = {make(Action::kAllow, {rule({account})})};
+  const SpiffeId elsewhere{"cluster.local", "backend", "web"};
+  const SpiffeId federated{"other.example", "frontend", "web"};
+  EXPECT_FALSE(allowed(policies, &elsewhere));
+  EXPECT_TRUE(allowed(policies, &federated));
+}
+
+TEST(Authorisation, AClauseThatCannotBeDecidedMakesItsRuleSo) {
+  const Rule half{{Clause{{undecidable()}}, Clause{{port(80)}}}};
+  EXPECT_FALSE(allowed({make(Action::kAllow, {half})}));
+  EXPECT_FALSE(allowed({make(Action::kDeny, {half})}));
+  EXPECT_TRUE(allowed({make(Action::kDeny, {half})}, &kWeb, 81));
+  const Rule fails_elsewhere{{Clause{{undecidable()}}, Clause{{port(81)}}}};
+  EXPECT_TRUE(allowed({make(Action::kDeny, {fails_elsewhere})}));
+}
+
+TEST(Authorisation, TheOrderOfPoliciesDoesNotMatter) {
+  PolicySet policies = {make(Action::kDeny, {rule({port(80)})}, "deny"),
+                        make(Action::kAllow, {Rule{}}, "allow"), make(Action::kAllow, {}, "nobody")};
+  std::sort(policies.begin(), policies.end());
+  do {
+    EXPECT_FALSE(allowed(policies));
+    EXPECT_TRUE(allowed(policies, &kWeb, 81));
+  } while (std::next_permutation(policies.begin(), policies.end()));
+}
+
+TEST(Authorisation, SaysWhyItDecided) {
+  EXPECT_EQ(evaluate({}, {&kWeb, {}, {}, 80}).reason, "no policy");
+  EXPECT_EQ(evaluate({make(Action::kAllow, {})}, {&kWeb, {}, {}, 80}).reason, "no ALLOW policy matches");
+  EXPECT_EQ(evaluate({make(Action::kAllow, {Rule{}})}, {&kWeb, {}, {}, 80}).reason, "allowed by rule");
+  EXPECT_EQ(describe({&kWeb, *IpAddress::parse("10.0.0.1"), *IpAddress::parse("10.0.0.2"), 80}),
+            "principal cluster.local/ns/frontend/sa/web from 10.0.0.1 to 10.0.0.2:80");
+  EXPECT_EQ(describe({nullptr, *IpAddress::parse("fd00::1"), *IpAddress::parse("fd00::2"), 443}),
+            "plaintext from fd00::1 to [fd00::2]:443");
+}
+
+TEST(Authorisation, DryRunAllowDoesNotTurnTheDefaultToDeny) {
+  auto policy = std::make_shared<Policy>(*make(Action::kAllow, {}));
+  policy->dry_run = true;
+  EXPECT_TRUE(allowed({policy}));
 }
 
 TEST(Authorisation, DryRunIsNotEnforced) {
