@@ -3,6 +3,7 @@
 #include <google/protobuf/wrappers.pb.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace fairlead::state {
 namespace {
@@ -32,81 +33,112 @@ Result<std::vector<ServicePort>> ports_of(const Ports& ports) {
 // ---- policies
 // -----------------------------------------------------------------------------------------------------------
 
-template <class Messages>
-std::vector<StringMatch> strings_of(const Messages& messages, bool& undecidable) {
-  std::vector<StringMatch> list;
-  for (const auto& message : messages) {
-    switch (message.match_type_case()) {
-      case istio::security::StringMatch::kExact:
-        list.push_back({StringMatch::Kind::kExact, message.exact()});
-        break;
-      case istio::security::StringMatch::kPrefix:
-        list.push_back({StringMatch::Kind::kPrefix, message.prefix()});
-        break;
-      case istio::security::StringMatch::kSuffix:
-        list.push_back({StringMatch::Kind::kSuffix, message.suffix()});
-        break;
-      case istio::security::StringMatch::kPresence: list.push_back({StringMatch::Kind::kPresence, {}}); break;
-      case istio::security::StringMatch::MATCH_TYPE_NOT_SET: undecidable = true; break;
-    }
-  }
-  return list;
+// Whether a newer protocol put something into the message that we do not know.
+template <class Message>
+bool says_more(const Message& message) {
+  return !message.GetReflection()->GetUnknownFields(message).empty();
 }
 
-template <class Messages>
-std::vector<Cidr> ranges_of(const Messages& messages, bool& undecidable) {
-  std::vector<Cidr> list;
-  for (const auto& message : messages) {
-    const auto address = IpAddress::from_octets(message.address());
-    const uint32_t width = address && address->is_v4() && message.address().size() == 4 ? 32 : 128;
-    if (!address || message.length() > width) {
-      undecidable = true;
-      continue;
-    }
-    list.push_back({*address, static_cast<uint8_t>(128 - width + message.length())});
-  }
-  return list;
-}
+// One list of a match. An element that cannot be read could have matched anything: a positive list that has
+// one constrains nothing (and the match is undecidable, so it lets nobody in); of a negative list the
+// readable elements still exclude.
+enum class Side { kPositive, kNegative };
 
-template <class Numbers>
-std::vector<uint16_t> port_list(const Numbers& numbers, bool& undecidable) {
-  std::vector<uint16_t> list;
-  for (const uint32_t number : numbers) {
-    if (number > 65535) {
-      undecidable = true;
+template <class Value, class Messages, class Read>
+std::vector<Value> list_of(Side side, const Messages& messages, bool& undecidable, Read read) {
+  std::vector<Value> list;
+  bool unread = false;
+  for (const auto& message : messages) {
+    if (std::optional<Value> value = read(message)) {
+      list.push_back(std::move(*value));
     } else {
-      list.push_back(static_cast<uint16_t>(number));
+      unread = true;
     }
   }
+  undecidable = undecidable || unread;
+  if (unread && side == Side::kPositive) list.clear();
   return list;
 }
 
-template <class Messages>
-std::vector<policy::ServiceAccountMatch> accounts_of(const Messages& messages) {
-  std::vector<policy::ServiceAccountMatch> list;
-  for (const auto& message : messages) list.push_back({message.namespace_(), message.serviceaccount()});
-  return list;
+std::optional<StringMatch> string_of(const istio::security::StringMatch& message) {
+  if (says_more(message)) return std::nullopt;
+  switch (message.match_type_case()) {
+    case istio::security::StringMatch::kExact: return StringMatch{StringMatch::Kind::kExact, message.exact()};
+    case istio::security::StringMatch::kPrefix:
+      return StringMatch{StringMatch::Kind::kPrefix, message.prefix()};
+    case istio::security::StringMatch::kSuffix:
+      return StringMatch{StringMatch::Kind::kSuffix, message.suffix()};
+    case istio::security::StringMatch::kPresence: return StringMatch{StringMatch::Kind::kPresence, {}};
+    case istio::security::StringMatch::MATCH_TYPE_NOT_SET: break;
+  }
+  return std::nullopt;
+}
+
+std::optional<Cidr> range_of(const istio::security::Address& message) {
+  const auto address = IpAddress::from_octets(message.address());
+  const uint32_t width = message.address().size() == 4 ? 32 : 128;
+  if (!address || message.length() > width || says_more(message)) return std::nullopt;
+  return Cidr{*address, static_cast<uint8_t>(128 - width + message.length())};
+}
+
+std::optional<uint16_t> port_of_policy(uint32_t number) {
+  if (number > 65535) return std::nullopt;
+  return static_cast<uint16_t>(number);
+}
+
+std::optional<policy::ServiceAccountMatch> account_of(const istio::security::ServiceAccountMatch& message) {
+  if (says_more(message)) return std::nullopt;
+  return policy::ServiceAccountMatch{message.namespace_(), message.serviceaccount()};
 }
 
 policy::Match match_of(const istio::security::Match& message) {
   policy::Match match;
   bool& open = match.undecidable;
-  match.namespaces = strings_of(message.namespaces(), open);
-  match.not_namespaces = strings_of(message.not_namespaces(), open);
-  match.principals = strings_of(message.principals(), open);
-  match.not_principals = strings_of(message.not_principals(), open);
-  match.service_accounts = accounts_of(message.service_accounts());
-  match.not_service_accounts = accounts_of(message.not_service_accounts());
-  match.source_ips = ranges_of(message.source_ips(), open);
-  match.not_source_ips = ranges_of(message.not_source_ips(), open);
-  match.destination_ips = ranges_of(message.destination_ips(), open);
-  match.not_destination_ips = ranges_of(message.not_destination_ips(), open);
-  match.destination_ports = port_list(message.destination_ports(), open);
-  match.not_destination_ports = port_list(message.not_destination_ports(), open);
+  const auto strings = [&](Side side, const auto& list) {
+    return list_of<StringMatch>(side, list, open, string_of);
+  };
+  const auto ranges = [&](Side side, const auto& list) { return list_of<Cidr>(side, list, open, range_of); };
+  const auto ports = [&](Side side, const auto& list) {
+    return list_of<uint16_t>(side, list, open, port_of_policy);
+  };
+  const auto accounts = [&](Side side, const auto& list) {
+    return list_of<policy::ServiceAccountMatch>(side, list, open, account_of);
+  };
+  match.namespaces = strings(Side::kPositive, message.namespaces());
+  match.not_namespaces = strings(Side::kNegative, message.not_namespaces());
+  match.principals = strings(Side::kPositive, message.principals());
+  match.not_principals = strings(Side::kNegative, message.not_principals());
+  match.service_accounts = accounts(Side::kPositive, message.service_accounts());
+  match.not_service_accounts = accounts(Side::kNegative, message.not_service_accounts());
+  match.source_ips = ranges(Side::kPositive, message.source_ips());
+  match.not_source_ips = ranges(Side::kNegative, message.not_source_ips());
+  match.destination_ips = ranges(Side::kPositive, message.destination_ips());
+  match.not_destination_ips = ranges(Side::kNegative, message.not_destination_ips());
+  match.destination_ports = ports(Side::kPositive, message.destination_ports());
+  match.not_destination_ports = ports(Side::kNegative, message.not_destination_ports());
   // An extension narrows or widens in a way that we do not know; so does a field of a newer protocol.
-  if (message.extensions_size() > 0) open = true;
-  if (!message.GetReflection()->GetUnknownFields(message).empty()) open = true;
+  if (message.extensions_size() > 0 || says_more(message)) open = true;
   return match;
+}
+
+policy::Clause undecidable_clause() {
+  policy::Match match;
+  match.undecidable = true;
+  return {{std::move(match)}};
+}
+
+policy::Rule rule_of(const istio::security::Rule& message) {
+  policy::Rule rule;
+  for (const auto& clause_message : message.clauses()) {
+    policy::Clause clause;
+    for (const auto& match_message : clause_message.matches())
+      clause.matches.push_back(match_of(match_message));
+    // Whatever it adds to the alternatives, nobody knows what it matches.
+    if (says_more(clause_message)) clause = undecidable_clause();
+    rule.clauses.push_back(std::move(clause));
+  }
+  if (says_more(message)) rule.clauses.push_back(undecidable_clause());
+  return rule;
 }
 
 }  // namespace
@@ -200,24 +232,37 @@ Result<policy::Policy> decode_policy(const istio::security::Authorization& messa
   result.ns = message.namespace_();
   result.name = message.name();
   result.dry_run = message.dry_run();
+  bool understood = message.extensions_size() == 0 && !says_more(message);
   switch (message.scope()) {
     case istio::security::GLOBAL: result.scope = policy::Scope::kGlobal; break;
     case istio::security::NAMESPACE: result.scope = policy::Scope::kNamespace; break;
-    default: result.scope = policy::Scope::kWorkload; break;
+    case istio::security::WORKLOAD_SELECTOR: result.scope = policy::Scope::kWorkload; break;
+    default:  // whomever it is meant for, it is not to be left out
+      result.scope = policy::Scope::kGlobal;
+      understood = false;
   }
+  if (result.scope == policy::Scope::kNamespace && result.ns.empty())
+    return broken(result.name, "a policy of a namespace, but of none");
   // An action that we do not know is the stricter one.
   result.action = message.action() == istio::security::ALLOW ? policy::Action::kAllow : policy::Action::kDeny;
-  for (const auto& rule_message : message.rules()) {
-    policy::Rule rule;
-    for (const auto& clause_message : rule_message.clauses()) {
-      policy::Clause clause;
-      for (const auto& match_message : clause_message.matches())
-        clause.matches.push_back(match_of(match_message));
-      rule.clauses.push_back(std::move(clause));
-    }
-    result.rules.push_back(std::move(rule));
+  for (const auto& rule : message.rules()) result.rules.push_back(rule_of(rule));
+  if (!understood) {
+    // What the policy says beyond its rules may be what it is about.
+    if (result.rules.empty()) result.rules.emplace_back();
+    for (policy::Rule& rule : result.rules) rule.clauses.push_back(undecidable_clause());
   }
   return result;
+}
+
+policy::Policy unreadable_policy(std::string_view resource, policy::Scope scope) {
+  policy::Policy policy;
+  const size_t slash = resource.find('/');
+  policy.ns = slash == std::string_view::npos ? "" : resource.substr(0, slash);
+  policy.name = slash == std::string_view::npos ? resource : resource.substr(slash + 1);
+  policy.scope = scope;
+  policy.action = policy::Action::kDeny;
+  policy.rules.push_back({{undecidable_clause()}});
+  return policy;
 }
 
 }  // namespace fairlead::state

@@ -13,11 +13,15 @@ inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
 inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-place";
 inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
 
-// Addresses of HOST_NETWORK workloads are left out: they belong to the node.
+// HOST_NETWORK workloads keep their addresses (they may be endpoints); the snapshot does not find them by
+// these.
 Result<Workload> decode_workload(const istio::workload::Workload& message);
 // Without endpoints: those come from the workloads.
 Result<Service> decode_service(const istio::workload::Service& message);
-// Never fails for what it does not understand; only a message without a name is refused.
+// Never fails for what it does not understand: that makes rules undecidable, an unknown action a DENY, an
+// unknown scope the whole mesh. Refused: no name; the scope of a namespace without one.
 Result<policy::Policy> decode_policy(const istio::security::Authorization& message);
+// What stands in for a policy that was refused: denies everything in its scope.
+policy::Policy unreadable_policy(std::string_view resource, policy::Scope scope);
 
 }  // namespace fairlead::state

@@ -81,9 +81,17 @@ void SnapshotBuilder::touch_services_of(const Workload& workload) {
   }
 }
 
-void SnapshotBuilder::touch_all_workloads() {
-  for (auto& [name, entry] : workloads_) entry.built = nullptr;
-  for (auto& [name, entry] : services_) entry.built = nullptr;
+// Those to whom the policy applies or may apply: only they, and the services that hold them, are built anew.
+void SnapshotBuilder::touch_workloads_under(const std::string& resource, const policy::Policy& policy) {
+  for (auto& [name, entry] : workloads_) {
+    const auto& names = entry.decoded.policy_names;
+    const bool applies = policy.scope == policy::Scope::kGlobal ||
+                         (policy.scope == policy::Scope::kNamespace && policy.ns == entry.decoded.ns) ||
+                         std::find(names.begin(), names.end(), resource) != names.end();
+    if (!applies) continue;
+    entry.built = nullptr;
+    touch_services_of(entry.decoded);
+  }
 }
 
 Result<void> SnapshotBuilder::set_address(const std::string& resource,
@@ -98,6 +106,13 @@ Result<void> SnapshotBuilder::set_address(const std::string& resource,
   }
   if (message.has_service()) {
     FL_TRY_ASSIGN(Service service, decode_service(message.service()));
+    // Workloads name their services by "namespace/hostname": under another name it would never have
+    // endpoints.
+    if (service.full_name() != resource) {
+      return Error(ErrorKind::kInvalidArgument,
+                   fmt::format("{}: holds the service {}", resource, service.full_name()));
+    }
+    remove_address(resource);
     services_[resource] = {std::move(service), nullptr};
     return {};
   }
@@ -122,31 +137,38 @@ Result<void> SnapshotBuilder::set_policy(const std::string& resource,
                                          const istio::security::Authorization& message) {
   auto decoded = decode_policy(message);
   if (!decoded) {
-    deny_unreadable_policy(resource);
+    switch (message.scope()) {
+      case istio::security::NAMESPACE: deny_unreadable_policy(resource, policy::Scope::kNamespace); break;
+      case istio::security::WORKLOAD_SELECTOR:
+        deny_unreadable_policy(resource, policy::Scope::kWorkload);
+        break;
+      default: deny_unreadable_policy(resource);
+    }
     return std::move(decoded).error().context(resource);
   }
-  policies_[resource] = std::make_shared<const policy::Policy>(std::move(*decoded));
-  touch_all_workloads();
+  put_policy(resource, std::move(*decoded));
   return {};
 }
 
-void SnapshotBuilder::deny_unreadable_policy(const std::string& resource) {
-  if (policies_.contains(resource)) return;  // the last readable one stays in force
-  const size_t slash = resource.find('/');
-  policy::Policy stand_in;
-  stand_in.ns = resource.substr(0, slash);
-  stand_in.name = slash == std::string::npos ? resource : resource.substr(slash + 1);
-  stand_in.scope = policy::Scope::kNamespace;
-  stand_in.action = policy::Action::kDeny;
-  policy::Match match;
-  match.undecidable = true;
-  stand_in.rules.push_back({{policy::Clause{{match}}}});
-  policies_[resource] = std::make_shared<const policy::Policy>(std::move(stand_in));
-  touch_all_workloads();
+// A refused update must not leave anything more open than the policy that it was meant to be: the last
+// readable one stays in force, and where there is none, its scope is denied until a readable one comes or it
+// is removed.
+void SnapshotBuilder::deny_unreadable_policy(const std::string& resource, policy::Scope scope) {
+  if (policies_.contains(resource)) return;
+  put_policy(resource, unreadable_policy(resource, scope));
+}
+
+void SnapshotBuilder::put_policy(const std::string& resource, policy::Policy policy) {
+  remove_policy(resource);  // who was under the old one is not always under the new one
+  touch_workloads_under(resource, policy);
+  policies_[resource] = std::make_shared<const policy::Policy>(std::move(policy));
 }
 
 void SnapshotBuilder::remove_policy(const std::string& resource) {
-  if (policies_.erase(resource) > 0) touch_all_workloads();
+  const auto found = policies_.find(resource);
+  if (found == policies_.end()) return;
+  touch_workloads_under(resource, *found->second);
+  policies_.erase(found);
 }
 
 void SnapshotBuilder::keep_only_addresses(const std::set<std::string>& resources) {
@@ -205,6 +227,22 @@ void SnapshotBuilder::index_policies() {
   }
 }
 
+// Its members are built already.
+std::shared_ptr<const Service> SnapshotBuilder::build_service(const std::string& name,
+                                                              const Service& decoded) const {
+  auto service = std::make_shared<Service>(decoded);
+  const auto members = members_.find(name);
+  if (members == members_.end()) return service;
+  for (const std::string& resource : members->second) {
+    const auto& workload = workloads_.at(resource).built;
+    const auto ports = std::find_if(workload->services.begin(), workload->services.end(),
+                                    [&](const auto& item) { return item.first == name; });
+    service->endpoints.push_back({workload, ports->second});
+    if (workload->tunnel == Tunnel::kHbone) service->has_mesh_endpoint = true;
+  }
+  return service;
+}
+
 SnapshotPtr SnapshotBuilder::build() {
   auto snapshot = std::make_shared<Snapshot>();
   snapshot->version_ = ++version_;
@@ -221,20 +259,7 @@ SnapshotPtr SnapshotBuilder::build() {
     }
   }
   for (auto& [name, entry] : services_) {
-    if (entry.built == nullptr) {
-      auto service = std::make_shared<Service>(entry.decoded);
-      const auto members = members_.find(name);
-      if (members != members_.end()) {
-        for (const std::string& resource : members->second) {
-          const auto& workload = workloads_.at(resource).built;
-          const auto ports = std::find_if(workload->services.begin(), workload->services.end(),
-                                          [&](const auto& item) { return item.first == name; });
-          service->endpoints.push_back({workload, ports->second});
-          if (workload->tunnel == Tunnel::kHbone) service->has_mesh_endpoint = true;
-        }
-      }
-      entry.built = std::move(service);
-    }
+    if (entry.built == nullptr) entry.built = build_service(name, entry.decoded);
     snapshot->services_.push_back(entry.built);
     for (const IpAddress& vip : entry.built->addresses) snapshot->by_vip_.try_emplace(vip, entry.built);
   }

@@ -21,10 +21,12 @@ class SnapshotBuilder {
   // read never leaves less protection: with nothing to keep, one that denies everything stands in for it.
   Result<void> set_address(const std::string& resource, const istio::workload::Address& message);
   Result<void> set_policy(const std::string& resource, const istio::security::Authorization& message);
-  void deny_unreadable_policy(const std::string& resource);
+  // For bytes that are no policy at all. Its scope is unknown, so it is the widest that it could have had.
+  void deny_unreadable_policy(const std::string& resource, policy::Scope scope = policy::Scope::kGlobal);
   void remove_address(const std::string& resource);
   void remove_policy(const std::string& resource);
-  void keep_only_addresses(const std::set<std::string>& resources);  // after a reconnect
+  // After a reconnect on which the controller sent everything anew.
+  void keep_only_addresses(const std::set<std::string>& resources);
   void keep_only_policies(const std::set<std::string>& resources);
 
   [[nodiscard]] SnapshotPtr build();
@@ -39,7 +41,10 @@ class SnapshotBuilder {
     std::shared_ptr<const Service> built;
   };
   void touch_services_of(const Workload& workload);
-  void touch_all_workloads();
+  void touch_workloads_under(const std::string& resource, const policy::Policy& policy);
+  void put_policy(const std::string& resource, policy::Policy policy);
+  [[nodiscard]] std::shared_ptr<const Service> build_service(const std::string& name,
+                                                             const Service& decoded) const;
   [[nodiscard]] std::shared_ptr<const Workload> bind_policies(const Workload& decoded) const;
   [[nodiscard]] std::shared_ptr<const policy::Policy> policy_named(const std::string& name) const;
   void index_policies();
