@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from bed import eventually, is_refused, lab, mesh
+from labtool.shell import run
 
 TO = ["api.front", 80]
 NODES = ("node1", "node2")
@@ -198,3 +199,26 @@ def test_proxy_without_controller_after_a_crash_does_not_open_up(own_bed):
     assert is_refused(answer), answer
     lab.controller(own_bed.lab, "start")
     answers(own_bed, 40)
+
+
+@pytest.mark.parametrize("talking", [False, True], ids=["idle", "talking"])
+def test_dead_node_is_noticed_within_ten_seconds(own_bed, talking):
+    """The other node vanishes without a word: the connection is reset, whether anything was under way or not."""
+    hand = own_bed.new_hand("front/web")
+    try:
+        hand.start("keep", to=TO, timeout=30)
+        assert "sees_peer" in hand.answer()
+        hand.say("one")
+        assert hand.answer() == {"echo": "one\n"}
+        assert mesh.proxy(own_bed.names, "node1", "connections")
+        run("ip", "-netns", own_bed.names.hub, "link", "set", "n2", "down")
+        if talking:
+            hand.say("two")
+            assert is_refused(hand.answer(10))
+        eventually(lambda: not mesh.proxy(own_bed.names, "node1", "connections"), 10, "the connection still stands")
+        if not talking:
+            hand.say("two")
+            assert is_refused(hand.answer(5))
+    finally:
+        run("ip", "-netns", own_bed.names.hub, "link", "set", "n2", "up")
+        hand.close()

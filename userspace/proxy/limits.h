@@ -25,7 +25,9 @@ constexpr std::chrono::seconds kConnectDeadline{5};
 constexpr std::chrono::seconds kIdentityDeadline{10};  // own workload and certificate at start
 constexpr std::chrono::seconds kSocketDeadline{5};
 constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
-constexpr std::chrono::seconds kDeadPeer{8};           // a silent peer is given up
+// A silent peer is given up. TCP counts from its first retransmission, up to 3 s after the data was sent:
+// with those a dead peer is noticed within 10 s.
+constexpr std::chrono::seconds kDeadPeer{5};
 constexpr std::chrono::minutes kTunnelIdle{5};
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
 

@@ -5,56 +5,10 @@
 #include "bpf/abi/types.h"
 #include "state/decode.h"
 #include "state/snapshot_builder.h"
+#include "unit/state/mesh_for_test.h"
 
 namespace fairlead::state {
 namespace {
-
-IpAddress ip(const std::string& text) {
-  return *IpAddress::parse(text);
-}
-
-istio::workload::Address workload(const std::string& name, const std::string& address, bool mesh = true) {
-  istio::workload::Address message;
-  auto& out = *message.mutable_workload();
-  out.set_uid("Kubernetes//Pod/ns/" + name);
-  out.set_name(name);
-  out.set_namespace_("ns");
-  out.set_service_account("sa-" + name);
-  out.add_addresses(ip(address).to_octets());
-  if (mesh) out.set_tunnel_protocol(istio::workload::HBONE);
-  return message;
-}
-
-istio::workload::Address service(const std::string& name, const std::string& vip) {
-  istio::workload::Address message;
-  auto& out = *message.mutable_service();
-  out.set_name(name);
-  out.set_namespace_("ns");
-  out.set_hostname(name + ".ns.svc.cluster.local");
-  out.add_addresses()->set_address(ip(vip).to_octets());
-  auto& port = *out.add_ports();
-  port.set_service_port(80);
-  port.set_target_port(8080);
-  return message;
-}
-
-void join(istio::workload::Address& member, const std::string& service_name) {
-  auto& port =
-      *(*member.mutable_workload()->mutable_services())["ns/" + service_name + ".ns.svc.cluster.local"]
-           .add_ports();
-  port.set_service_port(80);
-  port.set_target_port(8080);
-}
-
-istio::security::Authorization deny_all(const std::string& name, istio::security::Scope scope) {
-  istio::security::Authorization message;
-  message.set_namespace_("ns");
-  message.set_name(name);
-  message.set_scope(scope);
-  message.set_action(istio::security::DENY);
-  message.add_rules();
-  return message;
-}
 
 TEST(Snapshot, FindsWorkloadsByAddressWithDefaults) {
   SnapshotBuilder builder;
