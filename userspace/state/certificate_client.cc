@@ -45,7 +45,8 @@ struct CertificateClient::Impl {
   std::optional<SpiffeId> due(std::unique_lock<std::mutex>& lock);
   Result<std::shared_ptr<const tls::Credentials>> fetch(const SpiffeId& id);
   Result<istio::v1::auth::IstioCertificateResponse> call(const SpiffeId& id, const std::string& csr);
-  void settle(const SpiffeId& id, const Result<std::shared_ptr<const tls::Credentials>>& result);
+  // False when nobody wants the identity any more.
+  bool settle(const SpiffeId& id, const Result<std::shared_ptr<const tls::Credentials>>& result);
   double jitter(double share) { return 1.0 + std::uniform_real_distribution<double>(-share, share)(random); }
 };
 
@@ -125,16 +126,15 @@ void CertificateClient::Impl::run() {
     }
     if (!id) return;
     const auto result = fetch(*id);
-    settle(*id, result);
-    if (result) on_credentials(*result);
+    if (settle(*id, result) && result) on_credentials(*result);
   }
 }
 
-void CertificateClient::Impl::settle(const SpiffeId& id,
+bool CertificateClient::Impl::settle(const SpiffeId& id,
                                      const Result<std::shared_ptr<const tls::Credentials>>& result) {
   const std::lock_guard lock(mutex);
   const auto found = entries.find(id);
-  if (found == entries.end()) return;
+  if (found == entries.end()) return false;
   Entry& entry = found->second;
   const SystemTime now = std::chrono::system_clock::now();
   if (!result) {
@@ -142,7 +142,7 @@ void CertificateClient::Impl::settle(const SpiffeId& id,
     entry.status.next_attempt =
         now + std::chrono::duration_cast<milliseconds>(entry.retry * jitter(kRetryJitter));
     entry.retry = std::min(entry.retry * 2, kMaxRetry);
-    return;
+    return true;
   }
   const tls::Credentials& credentials = **result;
   const auto half =
@@ -154,8 +154,17 @@ void CertificateClient::Impl::settle(const SpiffeId& id,
   entry.status.not_before = credentials.not_before();
   entry.status.not_after = credentials.not_after();
   entry.status.last_error.clear();
-  entry.status.next_attempt = std::max(renew_at, now + kFirstRetry);
-  entry.retry = kFirstRetry;
+  if (renew_at > now + kFirstRetry) {
+    entry.status.next_attempt = renew_at;
+    entry.retry = kFirstRetry;
+  } else {
+    // Born past its half life: the signer has no longer one to give, and asking it at once and again does not
+    // help.
+    entry.status.next_attempt =
+        now + std::chrono::duration_cast<milliseconds>(entry.retry * jitter(kRetryJitter));
+    entry.retry = std::min(entry.retry * 2, kMaxRetry);
+  }
+  return true;
 }
 
 Result<istio::v1::auth::IstioCertificateResponse> CertificateClient::Impl::call(const SpiffeId& id,

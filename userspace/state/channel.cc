@@ -1,5 +1,7 @@
 #include "state/channel.h"
 
+#include <algorithm>
+
 #include "base/file.h"
 
 namespace fairlead::state {
@@ -14,6 +16,12 @@ std::string trimmed(std::string text) {
   return text;
 }
 
+// gRPC takes a metadata value of other characters for misuse of its interface and ends the process.
+bool fits_a_header(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
+}
+
 }  // namespace
 
 Result<std::shared_ptr<grpc::Channel>> open_channel(const ControllerEndpoint& endpoint) {
@@ -24,6 +32,9 @@ Result<std::shared_ptr<grpc::Channel>> open_channel(const ControllerEndpoint& en
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // By default no third ping goes out while nothing is sent: a stream that only listens would never notice
+  // that its controller is gone.
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Channels are made anew for every attempt: a shared subchannel would keep old roots and back off on its
   // own.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -36,8 +47,13 @@ Result<std::shared_ptr<grpc::Channel>> open_channel(const ControllerEndpoint& en
 Result<void> add_metadata(const ControllerEndpoint& endpoint, grpc::ClientContext& context) {
   if (!endpoint.token_file.empty()) {
     FL_TRY_ASSIGN(const std::string token, read_file(endpoint.token_file));
-    context.AddMetadata("authorization", "Bearer " + trimmed(token));
+    const std::string bare = trimmed(token);
+    if (!fits_a_header(bare))
+      return Error(ErrorKind::kInvalidArgument, fmt::format("{}: holds no token", endpoint.token_file));
+    context.AddMetadata("authorization", "Bearer " + bare);
   }
+  if (!fits_a_header(endpoint.cluster_id))
+    return Error(ErrorKind::kInvalidArgument, "the cluster's id has characters that no header may have");
   context.AddMetadata("clusterid", endpoint.cluster_id);
   return {};
 }

@@ -20,6 +20,7 @@ constexpr std::string_view kPolicyType = "type.googleapis.com/istio.security.Aut
 constexpr std::chrono::milliseconds kFirstBackOff{10};
 constexpr std::chrono::milliseconds kMaxBackOff{15000};
 constexpr size_t kMaxNackText = 4096;
+constexpr size_t kSmallestLimit = 4 * 1024 * 1024;  // gRPC's default for what a server receives
 
 }  // namespace
 
@@ -31,6 +32,10 @@ struct XdsClient::Impl {
   std::map<std::string, std::map<std::string, std::string>> versions;
   std::set<std::string> synced_types;
   std::set<std::string> fresh_types;  // that had a first push on this stream
+  // A request that tells all versions of a large mesh may be larger than the controller takes (istiod: 4
+  // MiB). The stream after such a refusal tells none, and its first push of each type is all that there is.
+  bool everything_anew = false;
+  size_t largest_told = 0;  // octets, of the first requests of this stream
   std::thread thread;
   std::mutex mutex;
   std::condition_variable wake;
@@ -45,7 +50,9 @@ struct XdsClient::Impl {
   void subscribe(Stream& stream);
   void describe_node(xds::Node& node) const;
   Result<void> apply(const xds::DeltaDiscoveryResponse& response);
-  void apply_resource(bool addresses, const xds::Resource& resource, std::string& broken);
+  // False when it was refused; `broken` then names it.
+  bool apply_resource(bool addresses, const xds::Resource& resource, std::string& broken);
+  void drop_unmentioned(bool addresses, const xds::DeltaDiscoveryResponse& response);
   bool sleep(std::chrono::milliseconds time);
   void set_status(const std::function<void(XdsStatus&)>& change) {
     const std::lock_guard lock(mutex);
@@ -129,6 +136,8 @@ Result<void> XdsClient::Impl::session() {
     if (!stream->Write(answer)) break;
   }
   const grpc::Status status_of_stream = stream->Finish();
+  everything_anew = status_of_stream.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+                    fresh_types.empty() && largest_told > kSmallestLimit;
   {
     const std::lock_guard lock(mutex);
     live = nullptr;
@@ -149,18 +158,21 @@ void XdsClient::Impl::describe_node(xds::Node& node) const {
 
 void XdsClient::Impl::subscribe(Stream& stream) {
   bool first = true;
+  largest_told = 0;
   for (const std::string_view type : {kAddressType, kPolicyType}) {
     xds::DeltaDiscoveryRequest request;
     if (std::exchange(first, false)) describe_node(*request.mutable_node());
     request.set_type_url(std::string(type));  // no names: everything
-    for (const auto& [name, version] : versions[std::string(type)]) {
-      (*request.mutable_initial_resource_versions())[name] = version;
+    if (!everything_anew) {
+      const auto& held = versions[request.type_url()];
+      request.mutable_initial_resource_versions()->insert(held.begin(), held.end());
     }
+    largest_told = std::max(largest_told, request.ByteSizeLong());
     (void)stream.Write(request);  // ignoring: a broken stream shows in Read()
   }
 }
 
-void XdsClient::Impl::apply_resource(bool addresses, const xds::Resource& resource, std::string& broken) {
+bool XdsClient::Impl::apply_resource(bool addresses, const xds::Resource& resource, std::string& broken) {
   Result<void> applied;
   istio::workload::Address address;
   istio::security::Authorization policy;
@@ -174,9 +186,18 @@ void XdsClient::Impl::apply_resource(bool addresses, const xds::Resource& resour
     builder.deny_unreadable_policy(resource.name());
     applied = Error(ErrorKind::kInvalidArgument, resource.name() + ": does not decode");
   }
-  if (applied) return;
+  if (applied) return true;
   set_status([](XdsStatus& s) { ++s.rejected; });
   if (broken.size() < kMaxNackText) broken += (broken.empty() ? "" : "; ") + applied.error().text();
+  return false;
+}
+
+void XdsClient::Impl::drop_unmentioned(bool addresses, const xds::DeltaDiscoveryResponse& response) {
+  std::set<std::string> mentioned;
+  for (const auto& resource : response.resources()) mentioned.insert(resource.name());
+  addresses ? builder.keep_only_addresses(mentioned) : builder.keep_only_policies(mentioned);
+  std::erase_if(versions[response.type_url()],
+                [&](const auto& held) { return !mentioned.contains(held.first); });
 }
 
 Result<void> XdsClient::Impl::apply(const xds::DeltaDiscoveryResponse& response) {
@@ -186,9 +207,15 @@ Result<void> XdsClient::Impl::apply(const xds::DeltaDiscoveryResponse& response)
   }
   std::string broken;
   auto& held = versions[response.type_url()];
+  if (everything_anew && !fresh_types.contains(response.type_url())) drop_unmentioned(addresses, response);
   for (const auto& resource : response.resources()) {
-    apply_resource(addresses, resource, broken);
-    held[resource.name()] = resource.version();
+    if (apply_resource(addresses, resource, broken)) {
+      held[resource.name()] = resource.version();
+    } else {
+      // The version that we still have, or none: the next stream is to bring it again. The name stays, so
+      // that its removal is told to us, which ends what stands in for it.
+      held.try_emplace(resource.name());
+    }
   }
   for (const std::string& name : response.removed_resources()) {
     addresses ? builder.remove_address(name) : builder.remove_policy(name);
