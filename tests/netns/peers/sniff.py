@@ -9,13 +9,17 @@ ETH_P_ALL = 3
 
 
 def tcp_ports(packet):
-    """(source, destination) of a TCP segment in an Ethernet frame, or None."""
-    kind, at = packet[12:14], 14
-    if kind == b"\x08\x00" and packet[at + 9] == 6:
-        at += (packet[at] & 15) * 4
-    elif kind == b"\x86\xdd" and packet[at + 6] == 6:
-        at += 40
+    """(source, destination) of a packet that carries TCP data; acknowledgements and keep-alives of other connections say
+    nothing about the one that is watched."""
+    if packet[12:14] == b"\x08\x00" and packet[23] == 6:
+        at = 14 + (packet[14] & 15) * 4
+        end = 14 + int.from_bytes(packet[16:18], "big")
+    elif packet[12:14] == b"\x86\xdd" and packet[20] == 6:
+        at = 54
+        end = 54 + int.from_bytes(packet[18:20], "big")
     else:
+        return None
+    if end - at - (packet[at + 12] >> 4) * 4 <= 0:
         return None
     return int.from_bytes(packet[at:at + 2], "big"), int.from_bytes(packet[at + 2:at + 4], "big")
 
