@@ -32,7 +32,7 @@ struct fl_endpoint {
 };
 
 /* fl_dests: destination address -> what a captured pod's connect() to it gets. Absent: untouched. */
-#define FL_DEST_CAPTURE 1u /* rewrite to the agent's outbound listener */
+#define FL_DEST_CAPTURE 1u /* send to the agent instead */
 #define FL_DEST_REFUSE 2u  /* a mesh Service without endpoints: ECONNREFUSED at once */
 struct fl_dest {
 	__u32 flags;
@@ -44,10 +44,21 @@ struct fl_dest {
 struct fl_pod {
 	struct fl_address address4; /* shown by getsockname of captured sockets; zero when the pod has none */
 	struct fl_address address6;
-	__be16 outbound_port; /* the agent's outbound listener on 127.0.0.1 and ::1 in the pod's netns */
+	__be16 outbound_port; /* the agent's outbound listener in the pod's netns, and the port of IPv4 below */
 	__be16 inbound_port;  /* the agent's inbound listener there */
 	__u32 flags;
 };
+
+/* What a captured connection dials instead: an endpoint of loopback, chosen by a hash of its destination, so that one
+ * local port serves many destinations. IPv4: an address of 127.1.0.0 to 127.255.255.255, port fl_pod.outbound_port.
+ * IPv6 has one loopback address: a port of this range, which
+ *  - is below 1024: nobody connects from there by chance, however large ip_local_port_range is. A SYN from ::1 to its own
+ *    port would connect the socket with itself, without any listener;
+ *  - is no NodePort: Cilium's program at the root cgroup, which runs after ours, would translate it.
+ * Applications may listen there all the same: only connections in fl_origdst are led to the agent.
+ */
+#define FL_OUTBOUND6_FIRST 256u
+#define FL_OUTBOUND6_PORTS 128u
 
 /* fl_exports: ports that are not captured. direction: 0 outbound, 1 inbound. */
 #define FL_OUTBOUND 0u
@@ -68,12 +79,14 @@ struct fl_excluded_range {
 	__u8 address[16];
 };
 
-/* fl_origdst: (netns cookie, local address and port of the captured socket) -> where it meant to go. */
-struct fl_flow {
+/* fl_origdst: a captured connection, as the agent's accepted socket shows it -> where it meant to go. */
+struct fl_connection {
 	__u64 netns_cookie;
-	struct fl_address address;
+	struct fl_address address;	 /* of the captured socket */
+	struct fl_address agent_address; /* what it dials instead */
 	__be16 port;
-	__u8 pad[6];
+	__be16 agent_port;
+	__u8 pad[4];
 };
 struct fl_original {
 	struct fl_address address;
@@ -83,19 +96,25 @@ struct fl_original {
 };
 
 /* fl_clients: (netns cookie, local address and port of the agent's socket to the application) -> the true client,
- * shown by the application's accept() and getpeername(). Key: struct fl_flow.
+ * shown by the application's accept() and getpeername().
  */
+struct fl_flow {
+	__u64 netns_cookie;
+	struct fl_address address;
+	__be16 port;
+	__u8 pad[6];
+};
 struct fl_client {
 	struct fl_address address;
 	__be16 port;
 	__u8 pad[6];
 };
 
-/* fl_inbound: SOCKHASH of the agent's inbound listeners. */
+/* fl_listeners: SOCKHASH of the agent's listeners in the pods. */
 struct fl_listener_key {
 	__u64 netns_cookie;
-	__u32 family; /* AF_INET or AF_INET6 */
-	__u32 pad;
+	__u32 family;	 /* AF_INET or AF_INET6 */
+	__u32 direction; /* FL_OUTBOUND or FL_INBOUND */
 };
 
 /* fl_counters: per-CPU array indexed by enum fl_counter. X(NAME, name): the name is what user space shows. */
@@ -108,7 +127,7 @@ struct fl_listener_key {
 	X(ORIGINAL_PUBLISHED, original_published) /* fl_origdst written */                             \
 	X(LOOKUP_CAPTURED, lookup_captured) /* inbound connection handed to the agent */               \
 	X(LOOKUP_PASSED, lookup_passed)	    /* from the node itself, or excluded */                    \
-	X(LOOKUP_DROPPED, lookup_dropped)   /* no agent: failed closed */                              \
+	X(LOOKUP_DROPPED, lookup_dropped)   /* no agent (inbound or captured): failed closed */        \
 	X(NAMES_SHOWN, names_shown)	    /* getpeername/getsockname answers replaced */
 enum fl_counter {
 #define FL_COUNTER_ENUM(id, name) FL_COUNT_##id,
@@ -124,6 +143,8 @@ FL_ABI_SIZE(struct fl_pod, 40);
 FL_ABI_OFFSET(struct fl_pod, outbound_port, 32);
 FL_ABI_SIZE(struct fl_excluded_port, 16);
 FL_ABI_SIZE(struct fl_excluded_range, 28);
+FL_ABI_SIZE(struct fl_connection, 48);
+FL_ABI_OFFSET(struct fl_connection, port, 40);
 FL_ABI_SIZE(struct fl_flow, 32);
 FL_ABI_OFFSET(struct fl_flow, port, 24);
 FL_ABI_SIZE(struct fl_original, 32);

@@ -33,6 +33,12 @@ static __always_inline int fl_addr_is_mapped(const struct fl_address *a)
 	return !fl_addr_word(a, 0) && !fl_addr_word(a, 1) && fl_addr_word(a, 2) == bpf_htonl(0xffff);
 }
 
+static __always_inline int fl_addr_equal(const struct fl_address *a, const struct fl_address *b)
+{
+	return fl_addr_word(a, 0) == fl_addr_word(b, 0) && fl_addr_word(a, 1) == fl_addr_word(b, 1) &&
+	       fl_addr_word(a, 2) == fl_addr_word(b, 2) && fl_addr_word(a, 3) == fl_addr_word(b, 3);
+}
+
 /* 127.0.0.0/8 in mapped form, ::1. */
 static __always_inline int fl_addr_is_loopback(const struct fl_address *a)
 {

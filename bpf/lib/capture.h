@@ -60,22 +60,14 @@ static __always_inline int fl_range_excluded(__u64 cookie, const struct fl_addre
 	return bpf_map_lookup_elem(&fl_excidrs, &key) != 0;
 }
 
-/* The loopback address that reaches the agent from the kind of address the application used. */
-static __always_inline void fl_agent_address(struct fl_address *agent, const struct fl_address *original)
-{
-	if (fl_addr_is_mapped(original))
-		fl_addr_set4(agent, bpf_htonl(0x7f000001));
-	else
-		fl_addr_set(agent, 0, 0, 0, bpf_htonl(1));
-}
-
 /* Whether a connection to (address, port) is the one that `captured` speaks of. The storage outlives the connect() it
  * was written for: the socket may be connected elsewhere since.
  */
 static __always_inline int fl_is_captured(const struct fl_captured *captured, const struct fl_address *address,
 					  __be16 port)
 {
-	return (captured->flags & FL_CAPTURED) && captured->agent_port == port && fl_addr_is_loopback(address);
+	return (captured->flags & FL_CAPTURED) && captured->agent.port == port &&
+	       fl_addr_equal(&captured->agent.address, address);
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0) */
-/* Which inbound connections are the agent's. */
+/* Which connections are the agent's. */
 #ifndef FAIRLEAD_LIB_LOOKUP_H
 #define FAIRLEAD_LIB_LOOKUP_H
 
@@ -8,7 +8,7 @@
 /* Interface 0: not a packet but another program's bpf_sk_lookup_tcp() (Cilium's local redirect policy asks so). */
 static __always_inline int fl_lookup_concerns(__u32 protocol, __u32 ingress_ifindex)
 {
-	return protocol == FL_IPPROTO_TCP && ingress_ifindex != 0 && ingress_ifindex != FL_LOOPBACK_IFINDEX;
+	return protocol == FL_IPPROTO_TCP && ingress_ifindex != 0;
 }
 
 /* The agent going to the application, and the pod talking to itself. ingress_ifindex is not enough: a packet to an own
@@ -18,9 +18,7 @@ static __always_inline int fl_lookup_concerns(__u32 protocol, __u32 ingress_ifin
  */
 static __always_inline int fl_lookup_is_own(const struct fl_address *remote, const struct fl_address *local)
 {
-	return fl_addr_is_loopback(remote) ||
-	       (fl_addr_word(remote, 0) == fl_addr_word(local, 0) && fl_addr_word(remote, 1) == fl_addr_word(local, 1) &&
-		fl_addr_word(remote, 2) == fl_addr_word(local, 2) && fl_addr_word(remote, 3) == fl_addr_word(local, 3));
+	return fl_addr_is_loopback(remote) || fl_addr_equal(remote, local);
 }
 
 #endif

@@ -9,11 +9,11 @@
 #define FL_CAPTURED 1u /* the last connect() of this socket was captured */
 struct fl_captured {
 	struct fl_endpoint original;
+	struct fl_endpoint agent; /* where it was sent instead */
 	__u64 netns_cookie;
 	__u64 socket_cookie;
-	__be16 agent_port; /* where it was sent instead */
-	__u8 pad[2];
 	__u32 flags;
+	__u8 pad[4];
 };
 
 struct {
@@ -58,7 +58,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FL_MAX_ORIGDST);
-	__type(key, struct fl_flow);
+	__type(key, struct fl_connection);
 	__type(value, struct fl_original);
 } fl_origdst SEC(".maps");
 
@@ -75,7 +75,7 @@ struct {
 	__uint(max_entries, FL_MAX_LISTENERS);
 	__type(key, struct fl_listener_key);
 	__type(value, __u64);
-} fl_inbound SEC(".maps");
+} fl_listeners SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

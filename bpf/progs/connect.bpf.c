@@ -5,11 +5,12 @@
  * the application gave. connect6 also sees v4-mapped destinations, for which connect4 does not run.
  * A socket belongs to the cgroup that created it: the agent's own sockets in the pod's netns never come here.
  */
+#include "lib/agent.h"
 #include "lib/capture.h"
 #include "lib/counters.h"
 #include "lib/storage.h"
 
-/* What an earlier connect() of this socket left must not speak for this one, which may go to the agent's own port. */
+/* What an earlier connect() of this socket left must not speak for this one, which may go to the agent itself. */
 static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -20,7 +21,7 @@ static __always_inline void forget(struct bpf_sock_addr *ctx)
 }
 
 static __always_inline int remember(struct bpf_sock_addr *ctx, const struct fl_endpoint *original, __u64 cookie,
-				    __be16 agent_port)
+				    const struct fl_endpoint *agent)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct fl_captured *captured = sk ? fl_storage(sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
@@ -30,9 +31,9 @@ static __always_inline int remember(struct bpf_sock_addr *ctx, const struct fl_e
 		return 0;
 	}
 	captured->original = *original;
+	captured->agent = *agent;
 	captured->netns_cookie = cookie;
 	captured->socket_cookie = bpf_get_socket_cookie(ctx);
-	captured->agent_port = agent_port;
 	captured->flags = FL_CAPTURED;
 	return 1;
 }
@@ -44,8 +45,16 @@ static __always_inline int refuse(enum fl_counter counter)
 	return 0;
 }
 
-/* Returns what the program returns; *agent_port is set when the destination is to be rewritten. */
-static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct fl_endpoint *to, __be16 *agent_port)
+static __always_inline __u32 bound_port(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk ? sk->src_port : 0;
+}
+
+/* Returns what the program returns; agent->port is set when the destination is to be rewritten. */
+static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct fl_endpoint *to,
+				      struct fl_endpoint *agent)
 {
 	const struct fl_dest *dest;
 	const struct fl_pod *pod;
@@ -75,9 +84,11 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct fl
 	case FL_REFUSE:
 		return refuse(FL_COUNT_CONNECT_REFUSED);
 	case FL_CAPTURE:
-		if (!pod || !remember(ctx, to, cookie, pod->outbound_port))
+		if (!pod)
 			return refuse(FL_COUNT_CONNECT_DENIED);
-		*agent_port = pod->outbound_port;
+		fl_agent_endpoint(agent, to, pod->outbound_port, bound_port(ctx));
+		if (!remember(ctx, to, cookie, agent))
+			return refuse(FL_COUNT_CONNECT_DENIED);
 		fl_count(FL_COUNT_CONNECT_CAPTURED);
 		return 1;
 	default:
@@ -89,14 +100,14 @@ SEC("cgroup/connect4")
 int fl_connect4(struct bpf_sock_addr *ctx)
 {
 	struct fl_endpoint to = {.port = ctx->user_port};
-	__be16 agent_port = 0;
+	struct fl_endpoint agent = {};
 	int allow;
 
 	fl_addr_set4(&to.address, ctx->user_ip4);
-	allow = on_connect(ctx, &to, &agent_port);
-	if (agent_port) {
-		ctx->user_ip4 = bpf_htonl(0x7f000001);
-		ctx->user_port = agent_port;
+	allow = on_connect(ctx, &to, &agent);
+	if (allow && agent.port) {
+		ctx->user_ip4 = fl_addr_word(&agent.address, 3);
+		ctx->user_port = agent.port;
 	}
 	return allow;
 }
@@ -105,19 +116,17 @@ SEC("cgroup/connect6")
 int fl_connect6(struct bpf_sock_addr *ctx)
 {
 	struct fl_endpoint to = {.port = ctx->user_port};
-	struct fl_address agent;
-	__be16 agent_port = 0;
+	struct fl_endpoint agent = {};
 	int allow;
 
 	fl_addr_set(&to.address, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-	allow = on_connect(ctx, &to, &agent_port);
-	if (agent_port) {
-		fl_agent_address(&agent, &to.address);
-		ctx->user_ip6[0] = fl_addr_word(&agent, 0);
-		ctx->user_ip6[1] = fl_addr_word(&agent, 1);
-		ctx->user_ip6[2] = fl_addr_word(&agent, 2);
-		ctx->user_ip6[3] = fl_addr_word(&agent, 3);
-		ctx->user_port = agent_port;
+	allow = on_connect(ctx, &to, &agent);
+	if (allow && agent.port) {
+		ctx->user_ip6[0] = fl_addr_word(&agent.address, 0);
+		ctx->user_ip6[1] = fl_addr_word(&agent.address, 1);
+		ctx->user_ip6[2] = fl_addr_word(&agent.address, 2);
+		ctx->user_ip6[3] = fl_addr_word(&agent.address, 3);
+		ctx->user_port = agent.port;
 	}
 	return allow;
 }

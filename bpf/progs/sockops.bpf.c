@@ -1,67 +1,65 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
-/* Tells the agent where a captured connection meant to go, by the address it will see as its peer.
+/* Tells where a captured connection meant to go: the agent, and sk_lookup, which hands it to the agent.
  *
- * TCP_CONNECT_CB: the local port is chosen, the SYN is not sent, so the entry is there before anybody can accept.
+ * TCP_CONNECT_CB: the local port is chosen, the SYN is not sent, so the entry is there before anybody looks for it.
  * The entry of a connection that was established is the agent's to take: the application may have written and closed
  * before the agent accepts, and its data must still arrive. That is why there is no sock_release program: socket
  * storage goes with the socket, a failed connect is cleaned up here, and an entry that no agent ever takes is bounded by
- * the LRU and overwritten when its port is used again.
+ * the LRU, and overwritten or removed when its port is used again.
  */
 #include "lib/capture.h"
 #include "lib/counters.h"
 #include "lib/storage.h"
 
-static __always_inline void local_flow(struct bpf_sock_ops *ctx, __u64 cookie, struct fl_flow *flow)
+/* The connection from the captured socket's side: its remote endpoint is the agent's. */
+static __always_inline void describe(struct bpf_sock_ops *ctx, struct fl_connection *connection)
 {
-	flow->netns_cookie = cookie;
-	if (ctx->family == FL_AF_INET)
-		fl_addr_set4(&flow->address, FL_CTX(ctx->local_ip4));
-	else
-		fl_addr_set(&flow->address, FL_CTX(ctx->local_ip6[0]), FL_CTX(ctx->local_ip6[1]), FL_CTX(ctx->local_ip6[2]),
-			    FL_CTX(ctx->local_ip6[3]));
-	flow->port = bpf_htons(ctx->local_port);
+	connection->netns_cookie = bpf_get_netns_cookie(ctx);
+	if (ctx->family == FL_AF_INET) {
+		fl_addr_set4(&connection->address, FL_CTX(ctx->local_ip4));
+		fl_addr_set4(&connection->agent_address, FL_CTX(ctx->remote_ip4));
+	} else {
+		fl_addr_set(&connection->address, FL_CTX(ctx->local_ip6[0]), FL_CTX(ctx->local_ip6[1]),
+			    FL_CTX(ctx->local_ip6[2]), FL_CTX(ctx->local_ip6[3]));
+		fl_addr_set(&connection->agent_address, FL_CTX(ctx->remote_ip6[0]), FL_CTX(ctx->remote_ip6[1]),
+			    FL_CTX(ctx->remote_ip6[2]), FL_CTX(ctx->remote_ip6[3]));
+	}
+	connection->port = bpf_htons(ctx->local_port);
+	/* remote_port keeps the 16 bits of network order in the upper half on little-endian machines */
+	connection->agent_port = bpf_htons(bpf_ntohl(ctx->remote_port));
 }
 
-static __always_inline void remote_address(struct bpf_sock_ops *ctx, struct fl_address *address)
-{
-	if (ctx->family == FL_AF_INET)
-		fl_addr_set4(address, FL_CTX(ctx->remote_ip4));
-	else
-		fl_addr_set(address, FL_CTX(ctx->remote_ip6[0]), FL_CTX(ctx->remote_ip6[1]), FL_CTX(ctx->remote_ip6[2]),
-			    FL_CTX(ctx->remote_ip6[3]));
-}
-
-static __always_inline struct fl_captured *captured_by(struct bpf_sock_ops *ctx)
+static __always_inline struct fl_captured *captured_by(struct bpf_sock_ops *ctx, const struct fl_connection *connection)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct fl_captured *captured;
-	struct fl_address remote;
 
 	if (!sk)
 		return 0;
 	captured = fl_storage(sk, 0);
-	if (!captured)
-		return 0;
-	remote_address(ctx, &remote);
-	/* remote_port keeps the 16 bits of network order in the upper half on little-endian machines */
-	if (!fl_is_captured(captured, &remote, bpf_htons(bpf_ntohl(ctx->remote_port))))
+	if (!captured || !fl_is_captured(captured, &connection->agent_address, connection->agent_port))
 		return 0;
 	return captured;
 }
 
 static __always_inline void publish(struct bpf_sock_ops *ctx)
 {
-	struct fl_captured *captured = captured_by(ctx);
+	struct fl_connection connection = {};
 	struct fl_original original = {};
-	struct fl_flow flow = {};
+	struct fl_captured *captured;
 
-	if (!captured)
+	describe(ctx, &connection);
+	captured = captured_by(ctx, &connection);
+	if (!captured) {
+		/* What a captured connection left there that nobody took is not this one's. */
+		if (fl_addr_is_loopback(&connection.agent_address))
+			bpf_map_delete_elem(&fl_origdst, &connection);
 		return;
-	local_flow(ctx, captured->netns_cookie, &flow);
+	}
 	original.address = captured->original.address;
 	original.port = captured->original.port;
 	original.socket_cookie = captured->socket_cookie;
-	if (fl_failed(bpf_map_update_elem(&fl_origdst, &flow, &original, BPF_ANY), FL_SITE_SOCKOPS_PUBLISH))
+	if (fl_failed(bpf_map_update_elem(&fl_origdst, &connection, &original, BPF_ANY), FL_SITE_SOCKOPS_PUBLISH))
 		return;
 	fl_count(FL_COUNT_ORIGINAL_PUBLISHED);
 	fl_failed(bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG),
@@ -71,13 +69,14 @@ static __always_inline void publish(struct bpf_sock_ops *ctx)
 /* Refused, timed out, or closed before it was established: nobody will accept it. */
 static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 {
-	struct fl_captured *captured = captured_by(ctx);
-	struct fl_flow flow = {};
+	struct fl_connection connection = {};
+	struct fl_captured *captured;
 
+	describe(ctx, &connection);
+	captured = captured_by(ctx, &connection);
 	if (!captured)
 		return;
-	local_flow(ctx, captured->netns_cookie, &flow);
-	bpf_map_delete_elem(&fl_origdst, &flow); /* not found: the LRU was faster */
+	bpf_map_delete_elem(&fl_origdst, &connection); /* not found: the LRU was faster */
 	captured->flags = 0;
 }
 

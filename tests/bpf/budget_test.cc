@@ -138,6 +138,12 @@ TEST_F(Layout, AbiStructsAreTheSameOnBothSides) {
   EXPECT_MEMBER(fl_excluded_range, prefix_length);
   EXPECT_MEMBER(fl_excluded_range, netns_cookie);
   EXPECT_MEMBER(fl_excluded_range, address);
+  expect_size("fl_connection", sizeof(abi::fl_connection), 6);
+  EXPECT_MEMBER(fl_connection, netns_cookie);
+  EXPECT_MEMBER(fl_connection, address);
+  EXPECT_MEMBER(fl_connection, agent_address);
+  EXPECT_MEMBER(fl_connection, port);
+  EXPECT_MEMBER(fl_connection, agent_port);
   expect_size("fl_flow", sizeof(abi::fl_flow), 4);
   EXPECT_MEMBER(fl_flow, netns_cookie);
   EXPECT_MEMBER(fl_flow, address);
@@ -152,6 +158,7 @@ TEST_F(Layout, AbiStructsAreTheSameOnBothSides) {
   expect_size("fl_listener_key", sizeof(abi::fl_listener_key), 3);
   EXPECT_MEMBER(fl_listener_key, netns_cookie);
   EXPECT_MEMBER(fl_listener_key, family);
+  EXPECT_MEMBER(fl_listener_key, direction);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ class Capture : public PodBed {
 
   // The agent's side of one captured connection.
   struct Arrival {
-    SocketAddress peer;
+    SocketAddress peer, agent;
     std::optional<SocketAddress> original;
     std::string data;
   };
@@ -44,8 +44,10 @@ class Capture : public PodBed {
     Arrival arrival;
     const UniqueFd fd = accept_one(listener.get(), &arrival.peer);
     EXPECT_TRUE(fd) << "nobody connected";
-    arrival.original = take(arrival.peer);
-    if (fd) arrival.data = read_all(fd.get());
+    if (!fd) return arrival;
+    arrival.agent = endpoint_of(fd.get());
+    arrival.original = take(arrival.peer, arrival.agent);
+    arrival.data = read_all(fd.get());
     return arrival;
   }
 };
@@ -58,7 +60,7 @@ TEST_F(Capture, Ipv4WrittenAndClosedBeforeAccept) {
   EXPECT_EQ(arrival.original, at(kVip4, 8080));
   EXPECT_EQ(arrival.data, "hi");
   EXPECT_EQ(names, fmt::format("{}:8080 {}:{}", kVip4, kPod4, arrival.peer.port));
-  EXPECT_EQ(take(arrival.peer), std::nullopt) << "taken once";
+  EXPECT_EQ(take(arrival.peer, arrival.agent), std::nullopt) << "taken once";
   EXPECT_EQ(counter("connect_captured"), 1u);
   EXPECT_EQ(counter("original_published"), 1u);
 }
@@ -235,11 +237,12 @@ TEST_F(Capture, FailedConnectLeavesNothingAndTheSocketCanTryAgain) {
   EXPECT_EQ(in_pod([] { return say_hi(at(kVip4, 80), AF_INET6); }), std::strerror(ECONNREFUSED));
   EXPECT_EQ(originals(), 0u);
 
-  const std::string names = in_pod([] {
+  const std::string names = in_pod([&] {
     const UniqueFd fd = tcp_socket(AF_INET);
     if (connect_to(fd.get(), at(kVip4, 80), AF_INET) == 0) return std::string("connected to nobody");
-    // The application makes the agent's listener appear: it is in the same netns.
+    // The agent comes back meanwhile: this process is root, and in the right netns.
     const UniqueFd listener = listen_on(at("127.0.0.1", kOutboundPort));
+    if (!set_outbound(listener, AF_INET)) return std::string("set listener");
     if (connect_to(fd.get(), at(kVip4, 81), AF_INET) != 0) return std::string(std::strerror(errno));
     return peer_of(fd.get());
   });

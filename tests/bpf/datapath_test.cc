@@ -200,8 +200,8 @@ TEST_F(DatapathLife, NonsenseIsRefused) {
   EXPECT_TRUE(refused([](PodAttachment& pod) { pod.netns_cookie = 0; }));
   EXPECT_TRUE(refused([](PodAttachment& pod) { pod.pod.outbound_port = 0; }));
   EXPECT_TRUE(refused([](PodAttachment& pod) { pod.cgroup = BorrowedFd(-1); }));
-  EXPECT_FALSE(datapath_->set_listener(cookie_, AF_UNIX, cgroup_));
-  EXPECT_FALSE(datapath_->set_listener(cookie_, AF_INET, cgroup_)) << "no socket";
+  EXPECT_FALSE(datapath_->set_listener(cookie_, Direction::kInbound, AF_UNIX, cgroup_));
+  EXPECT_FALSE(datapath_->set_listener(cookie_, Direction::kOutbound, AF_INET, cgroup_)) << "no socket";
 }
 
 TEST(DatapathOpen, WithoutBpffsSaysSo) {
@@ -266,8 +266,9 @@ TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
 }
 
 TEST_F(DatapathLife, FlowMapsNeedNoPrivilege) {
-  using Originals = Map<abi::fl_flow, abi::fl_original>;
-  ASSERT_TRUE(Originals(datapath_->original_destinations()).put(to_flow(cookie_, at("127.0.0.1", 40000)), [] {
+  using Originals = Map<abi::fl_connection, abi::fl_original>;
+  const SocketAddress from = at("127.0.0.1", 40000), to = at("127.9.9.9", kOutboundPort);
+  ASSERT_TRUE(Originals(datapath_->original_destinations()).put(to_connection(cookie_, from, to), [] {
     abi::fl_original original{};
     original.address = to_abi(*IpAddress::parse(kVip4));
     original.port = htons(80);
@@ -282,10 +283,12 @@ TEST_F(DatapathLife, FlowMapsNeedNoPrivilege) {
     if (const UniqueFd map(::bpf_map_create(BPF_MAP_TYPE_SOCKMAP, "x", 4, 4, 1, nullptr)); map)
       return "still privileged";
     const OriginalDestinations originals(UniqueFd(::dup(datapath_->original_destinations().get())));
-    const auto taken = originals.take(cookie_, at("127.0.0.1", 40000));
+    const auto other = originals.take(cookie_, from, at("127.9.9.8", kOutboundPort));
+    if (!other || other->has_value()) return "that of another connection from the same port";
+    const auto taken = originals.take(cookie_, from, to);
     if (!taken) return taken.error().text();
     if (*taken != at(kVip4, 80)) return "another original";
-    const auto nothing = originals.take(cookie_, at("127.0.0.1", 40000));
+    const auto nothing = originals.take(cookie_, from, to);
     if (!nothing || nothing->has_value()) return "not taken away";
     const ClientNames names(UniqueFd(::dup(datapath_->clients().get())));
     if (auto done = names.publish(cookie_, at("127.0.0.1", 5), at("10.0.0.1", 6)); !done)

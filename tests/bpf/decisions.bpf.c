@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0)
 /* bpf/lib as SEC("syscall") programs: the test sets the arguments, runs, reads the answer. */
 #include "lib/addr.h"
+#include "lib/agent.h"
 #include "lib/capture.h"
 #include "lib/lookup.h"
 
 struct address_args {
 	struct fl_address address;
 	__u32 mapped, loopback, unspecified, stays_here;
-	struct fl_address agent;
+};
+
+struct endpoint_args {
+	struct fl_endpoint original, agent;
+	__u32 port4, bound;
 };
 
 struct decide_args {
@@ -42,13 +47,21 @@ struct range_args {
 SEC("syscall")
 int test_address(struct address_args *args)
 {
-	struct fl_address address = args->address, agent;
+	struct fl_address address = args->address;
 
 	args->mapped = fl_addr_is_mapped(&address);
 	args->loopback = fl_addr_is_loopback(&address);
 	args->unspecified = fl_addr_is_unspecified(&address);
 	args->stays_here = fl_addr_stays_here(&address);
-	fl_agent_address(&agent, &address);
+	return 0;
+}
+
+SEC("syscall")
+int test_agent_endpoint(struct endpoint_args *args)
+{
+	struct fl_endpoint original = args->original, agent = {};
+
+	fl_agent_endpoint(&agent, &original, args->port4, args->bound);
 	args->agent = agent;
 	return 0;
 }

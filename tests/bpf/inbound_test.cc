@@ -143,7 +143,7 @@ TEST_F(Inbound, UdpPasses) {
 TEST_F(Inbound, ListenerIsReplaced) {
   UniqueFd successor;
   in_netns(pod_netns_, [&] { successor = listen_on(at("127.0.0.1", kInboundPort + 1)); });
-  ASSERT_TRUE(datapath_->set_listener(cookie_, AF_INET, successor));
+  ASSERT_TRUE(datapath_->set_listener(cookie_, Direction::kInbound, AF_INET, successor));
   EXPECT_EQ(from_neighbour(at(kPod4, 8080)), "connected");
   EXPECT_TRUE(accept_one(successor.get()));
   EXPECT_TRUE(nothing_to_accept(inbound4_.get()));

@@ -69,6 +69,13 @@ std::string local_of(int fd) {
   return SocketAddress::from(storage).to_string();
 }
 
+SocketAddress endpoint_of(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  EXPECT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length), 0) << std::strerror(errno);
+  return SocketAddress::from(storage);
+}
+
 bool wait_for(int fd, short events) {
   pollfd poll_fd{fd, events, 0};
   return ::poll(&poll_fd, 1, kDeadlineMs) == 1;
@@ -168,6 +175,12 @@ void PodBed::listen_outbound() {
     outbound6_ = listen_on(at("::1", kOutboundPort));
   });
   ASSERT_TRUE(outbound4_ && outbound6_);
+  ASSERT_TRUE(set_outbound(outbound4_, AF_INET));
+  ASSERT_TRUE(set_outbound(outbound6_, AF_INET6));
+}
+
+Result<void> PodBed::set_outbound(const UniqueFd& listener, int family) {
+  return datapath_->set_listener(cookie_, Direction::kOutbound, family, listener);
 }
 
 void PodBed::stop_outbound() {
@@ -182,9 +195,9 @@ void PodBed::attach() {
     inbound6_ = listen_on(at("::1", kInboundPort));
   });
   ASSERT_TRUE(inbound4_ && inbound6_);
-  auto done = datapath_->set_listener(cookie_, AF_INET, inbound4_);
+  auto done = datapath_->set_listener(cookie_, Direction::kInbound, AF_INET, inbound4_);
   ASSERT_TRUE(done) << done.error().text();
-  done = datapath_->set_listener(cookie_, AF_INET6, inbound6_);
+  done = datapath_->set_listener(cookie_, Direction::kInbound, AF_INET6, inbound6_);
   ASSERT_TRUE(done) << done.error().text();
   done = datapath_->attach_pod(attachment());
   ASSERT_TRUE(done) << done.error().text();
@@ -241,14 +254,14 @@ uint64_t PodBed::counter(const std::string& name) const {
 
 size_t PodBed::originals() const {
   const auto entries =
-      Map<abi::fl_flow, abi::fl_original>(datapath_->original_destinations()).entries(FL_MAX_ORIGDST);
+      Map<abi::fl_connection, abi::fl_original>(datapath_->original_destinations()).entries(FL_MAX_ORIGDST);
   EXPECT_TRUE(entries) << entries.error().text();
   return entries ? entries->size() : 999;
 }
 
-std::optional<SocketAddress> PodBed::take(const SocketAddress& local) const {
+std::optional<SocketAddress> PodBed::take(const SocketAddress& local, const SocketAddress& agent) const {
   const OriginalDestinations map(UniqueFd(::dup(datapath_->original_destinations().get())));
-  const auto original = map.take(cookie_, local);
+  const auto original = map.take(cookie_, local, agent);
   EXPECT_TRUE(original) << original.error().text();
   return *original;
 }

@@ -36,8 +36,9 @@ SocketAddress at(const std::string& ip, uint16_t port);
 UniqueFd tcp_socket(int family, int protocol = IPPROTO_TCP, int flags = 0);
 int connect_to(int fd, const SocketAddress& to, int family);
 UniqueFd listen_on(const SocketAddress& at, int backlog = 16);
-std::string peer_of(int fd);   // getpeername() as text
-std::string local_of(int fd);  // getsockname() as text
+std::string peer_of(int fd);        // getpeername() as text
+std::string local_of(int fd);       // getsockname() as text
+SocketAddress endpoint_of(int fd);  // getsockname()
 bool wait_for(int fd, short events);
 // accept() with a deadline; `peer` as accept() itself tells.
 UniqueFd accept_one(int listener, SocketAddress* peer = nullptr);
@@ -54,6 +55,7 @@ class PodBed : public testing::Test {
   void attach();
   PodAttachment attachment() const;
   void listen_outbound();
+  Result<void> set_outbound(const UniqueFd& listener, int family);
   void stop_outbound();
   Result<void> set_destinations(const std::unordered_map<std::string, uint32_t>& destinations);
 
@@ -65,7 +67,7 @@ class PodBed : public testing::Test {
 
   uint64_t counter(const std::string& name) const;
   size_t originals() const;  // entries of fl_origdst
-  std::optional<SocketAddress> take(const SocketAddress& local) const;
+  std::optional<SocketAddress> take(const SocketAddress& local, const SocketAddress& agent) const;
 
   std::string name_;       // of this test's objects
   std::string directory_;  // of the pins

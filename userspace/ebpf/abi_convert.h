@@ -32,4 +32,15 @@ inline abi::fl_flow to_flow(uint64_t cookie, const SocketAddress& local) {
   return flow;
 }
 
+inline abi::fl_connection to_connection(uint64_t cookie, const SocketAddress& local,
+                                        const SocketAddress& agent) {
+  abi::fl_connection connection{};
+  connection.netns_cookie = cookie;
+  connection.address = to_abi(local.ip);
+  connection.port = htons(local.port);
+  connection.agent_address = to_abi(agent.ip);
+  connection.agent_port = htons(agent.port);
+  return connection;
+}
+
 }  // namespace fairlead::ebpf

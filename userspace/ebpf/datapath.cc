@@ -49,7 +49,7 @@ Result<MapFds> open_maps(const PinPaths& paths) {
       {&MapFds::destinations, FL_MAP_DESTS},      {&MapFds::pods, FL_MAP_PODS},
       {&MapFds::excluded_ports, FL_MAP_EXPORTS},  {&MapFds::excluded_ranges, FL_MAP_EXCIDRS},
       {&MapFds::node_addresses, FL_MAP_NODE_IPS}, {&MapFds::original_destinations, FL_MAP_ORIGDST},
-      {&MapFds::clients, FL_MAP_CLIENTS},         {&MapFds::inbound, FL_MAP_INBOUND},
+      {&MapFds::clients, FL_MAP_CLIENTS},         {&MapFds::listeners, FL_MAP_LISTENERS},
       {&MapFds::counters, FL_MAP_COUNTERS},       {&MapFds::errors, FL_MAP_ERRORS},
   };
   for (const auto& [member, name] : pins) {
@@ -83,7 +83,8 @@ class PinnedDatapath final : public Datapath {
   [[nodiscard]] Result<std::vector<std::string>> pods() const override {
     return list_directory(paths_.pods());
   }
-  [[nodiscard]] Result<void> set_listener(uint64_t netns_cookie, int family, BorrowedFd listener) override;
+  [[nodiscard]] Result<void> set_listener(uint64_t netns_cookie, Direction direction, int family,
+                                          BorrowedFd listener) override;
   [[nodiscard]] Result<void> set_node_addresses(const std::vector<IpAddress>& addresses) override;
   [[nodiscard]] Result<std::vector<Counter>> counters() const override;
 
@@ -114,10 +115,12 @@ Result<void> PinnedDatapath::detach_pod(const std::string& uid, uint64_t netns_c
   return erase_pod(maps_, netns_cookie);
 }
 
-Result<void> PinnedDatapath::set_listener(uint64_t netns_cookie, int family, BorrowedFd listener) {
+Result<void> PinnedDatapath::set_listener(uint64_t netns_cookie, Direction direction, int family,
+                                          BorrowedFd listener) {
   if (family != AF_INET && family != AF_INET6) return invalid(fmt::format("listener of family {}", family));
-  const abi::fl_listener_key key{netns_cookie, static_cast<uint32_t>(family), 0};
-  return Map<abi::fl_listener_key, uint64_t>(maps_.inbound).put(key, static_cast<uint64_t>(listener.get()));
+  const abi::fl_listener_key key{netns_cookie, static_cast<uint32_t>(family),
+                                 static_cast<uint32_t>(direction)};
+  return Map<abi::fl_listener_key, uint64_t>(maps_.listeners).put(key, static_cast<uint64_t>(listener.get()));
 }
 
 Result<void> PinnedDatapath::set_node_addresses(const std::vector<IpAddress>& addresses) {

@@ -38,6 +38,8 @@ struct PodAttachment {
   std::vector<Cidr> excluded_ranges{};  // destinations
 };
 
+enum class Direction : uint32_t { kOutbound = FL_OUTBOUND, kInbound = FL_INBOUND };
+
 struct Counter {
   std::string name;  // "connect_captured"; failing helpers as "error.<site>"
   uint64_t value = 0;
@@ -64,7 +66,7 @@ class Datapath {
   // captured before it can be served. Idempotent: links that are there and alive get the new programs in
   // place, without a gap; dead ones, and links to another cgroup or netns, are made anew. A pod that was not
   // attached is not attached afterwards if this fails; one that was keeps what it had as far as the kernel
-  // allows. Set the listeners before: an inbound connection without listener is dropped.
+  // allows. Set the listeners before: without them, captured connections and inbound ones are dropped.
   [[nodiscard]] virtual Result<void> attach_pod(const PodAttachment& attachment) = 0;
   // Detaches, then forgets every map entry of the cookie. Unknown pods are success. The listeners' fds stay
   // open.
@@ -72,9 +74,10 @@ class Datapath {
   // Uids with pins, attached or half attached, sorted.
   [[nodiscard]] virtual Result<std::vector<std::string>> pods() const = 0;
 
-  // The inbound listener (listening already) for packets of `family` (AF_INET, AF_INET6) of the pod;
-  // replaces.
-  [[nodiscard]] virtual Result<void> set_listener(uint64_t netns_cookie, int family, BorrowedFd listener) = 0;
+  // The agent's listener (listening already) for the pod's connections of `family` (AF_INET, AF_INET6);
+  // replaces. The kernel forgets it when it is closed.
+  [[nodiscard]] virtual Result<void> set_listener(uint64_t netns_cookie, Direction direction, int family,
+                                                  BorrowedFd listener) = 0;
   // The node's own addresses: connections from them are not captured (kubelet probes). Adds before it
   // deletes.
   [[nodiscard]] virtual Result<void> set_node_addresses(const std::vector<IpAddress>& addresses) = 0;

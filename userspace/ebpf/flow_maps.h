@@ -24,9 +24,11 @@ class OriginalDestinations {
   explicit OriginalDestinations(UniqueFd map) noexcept : map_(std::move(map)) {}
 
   // `cookie`: the pod's netns cookie; `local`: the captured socket's own address, which is the peer address
-  // of the accepted one. Takes the entry away: a second call finds nothing. nullopt: nobody was captured from
-  // there (an application connected to the listener itself): such a connection is to be refused.
-  [[nodiscard]] Result<std::optional<SocketAddress>> take(uint64_t cookie, const SocketAddress& local) const;
+  // of the accepted one; `agent`: the accepted one's own address, one of many on loopback. Takes the entry
+  // away: a second call finds nothing. nullopt: that connection was not captured (an application connected to
+  // the listener itself): it is to be refused.
+  [[nodiscard]] Result<std::optional<SocketAddress>> take(uint64_t cookie, const SocketAddress& local,
+                                                          const SocketAddress& agent) const;
 
  private:
   UniqueFd map_;

@@ -22,7 +22,7 @@ namespace raw {
 Result<bool> lookup(int map, const void* key, void* value, bool and_delete);
 Result<void> update(int map, const void* key, const void* value);
 Result<bool> erase(int map, const void* key);
-// At most `count` elements behind `token` (32 octets; `first` when there is none yet). Returns how many; sets
+// At most `count` elements behind `token` (64 octets; `first` when there is none yet). Returns how many; sets
 // `last`.
 Result<uint32_t> batch(int map, void* token, bool first, void* keys, void* values, uint32_t count,
                        bool& last);
@@ -52,7 +52,7 @@ class Map {
     std::vector<Entry> found;
     std::vector<Key> keys(kBatch);
     std::vector<Value> values(kBatch);
-    alignas(8) char token[32] = {};
+    alignas(8) char token[64] = {};
     for (bool first = true, last = false; !last; first = false) {
       FL_TRY_ASSIGN(const uint32_t count,
                     raw::batch(fd_, token, first, keys.data(), values.data(), kBatch, last));
@@ -64,7 +64,7 @@ class Map {
 
  private:
   static constexpr uint32_t kBatch = 2048;
-  static_assert(sizeof(Key) <= 32, "the token of a batch walk is a key");
+  static_assert(sizeof(Key) <= 64, "the token of a batch walk is a key");
 
   Result<std::optional<Value>> find(const Key& key, bool and_delete) const {
     Value value{};

@@ -18,6 +18,9 @@ uint64_t cookie_of(const abi::fl_excluded_port& key) {
 uint64_t cookie_of(const abi::fl_flow& key) {
   return key.netns_cookie;
 }
+uint64_t cookie_of(const abi::fl_connection& key) {
+  return key.netns_cookie;
+}
 uint64_t cookie_of(const abi::fl_excluded_range& key) {
   uint64_t cookie = 0;
   for (const uint8_t octet : key.netns_cookie) cookie = cookie << 8 | octet;
@@ -89,11 +92,13 @@ Result<void> erase_pod(const MapFds& maps, uint64_t netns_cookie) {
   FL_TRY((Map<uint64_t, abi::fl_pod>(maps.pods).erase(netns_cookie)));
   FL_TRY(erase_keys(PortMap(maps.excluded_ports), FL_MAX_EXCLUDED_PORTS, netns_cookie));
   FL_TRY(erase_keys(RangeMap(maps.excluded_ranges), FL_MAX_EXCLUDED_RANGES, netns_cookie));
-  FL_TRY(erase_keys(Map<abi::fl_flow, abi::fl_original>(maps.original_destinations), FL_MAX_ORIGDST,
+  FL_TRY(erase_keys(Map<abi::fl_connection, abi::fl_original>(maps.original_destinations), FL_MAX_ORIGDST,
                     netns_cookie));
   FL_TRY(erase_keys(Map<abi::fl_flow, abi::fl_client>(maps.clients), FL_MAX_CLIENTS, netns_cookie));
   for (const uint32_t family : {AF_INET, AF_INET6}) {
-    FL_TRY((Map<abi::fl_listener_key, uint64_t>(maps.inbound).erase({netns_cookie, family, 0})));
+    for (const uint32_t direction : {FL_OUTBOUND, FL_INBOUND}) {
+      FL_TRY((Map<abi::fl_listener_key, uint64_t>(maps.listeners).erase({netns_cookie, family, direction})));
+    }
   }
   return {};
 }

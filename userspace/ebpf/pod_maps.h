@@ -9,7 +9,7 @@ namespace fairlead::ebpf {
 
 struct MapFds {
   UniqueFd destinations, pods, excluded_ports, excluded_ranges, node_addresses;
-  UniqueFd original_destinations, clients, inbound, counters, errors;
+  UniqueFd original_destinations, clients, listeners, counters, errors;
 };
 
 Result<void> write_pod(const MapFds& maps, const PodAttachment& attachment);

@@ -168,9 +168,15 @@ void Keeper::recall_pods() {
 Result<void> Keeper::attach(Pod& pod) {
   FL_TRY_ASSIGN(const UniqueFd cgroup, open_pod_cgroup(pod.spec.cgroup));
   FL_TRY_ASSIGN(const enroll::Exclusions exclusions, enroll::exclusions_of(pod.spec));
-  FL_TRY(datapath_->set_listener(pod.where.cookie, AF_INET, pod.listeners.inbound4));
-  if (pod.listeners.has_v6())
-    FL_TRY(datapath_->set_listener(pod.where.cookie, AF_INET6, pod.listeners.inbound6));
+  const auto listen = [&](ebpf::Direction direction, int family, const UniqueFd& listener) {
+    return datapath_->set_listener(pod.where.cookie, direction, family, listener);
+  };
+  FL_TRY(listen(ebpf::Direction::kOutbound, AF_INET, pod.listeners.outbound4));
+  FL_TRY(listen(ebpf::Direction::kInbound, AF_INET, pod.listeners.inbound4));
+  if (pod.listeners.has_v6()) {
+    FL_TRY(listen(ebpf::Direction::kOutbound, AF_INET6, pod.listeners.outbound6));
+    FL_TRY(listen(ebpf::Direction::kInbound, AF_INET6, pod.listeners.inbound6));
+  }
   ebpf::PodAttachment attachment;
   attachment.uid = pod.spec.uid;
   attachment.netns_cookie = pod.where.cookie;

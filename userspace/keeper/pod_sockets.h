@@ -10,6 +10,8 @@
 
 namespace fairlead::keeper {
 
+// Where the listeners are bound. Captured connections dial other endpoints (bpf/lib/agent.h) and arrive all
+// the same.
 constexpr uint16_t kOutboundPort = 15001;
 constexpr uint16_t kInboundPort = 15006;
 constexpr int kBacklog = 4096;

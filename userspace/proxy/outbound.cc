@@ -47,7 +47,10 @@ Task<void> OutboundConnection::run() {
 }
 
 Task<Result<void>> OutboundConnection::set_up() {
-  auto original = worker_.shared().originals->take(pod_->id(), client_);
+  // What was dialled is one of many endpoints on loopback, and part of the key.
+  auto dialled = net::local_address(application_);
+  if (!dialled) co_return Error(std::move(dialled).error());
+  auto original = worker_.shared().originals->take(pod_->id(), client_, *dialled);
   if (!original) co_return Error(std::move(original).error());
   if (!original->has_value()) {
     // Nobody was captured from there: a process of the pod that dials the listener itself.
@@ -111,7 +114,8 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
   co_return stream_->start(std::move(application_));
 }
 
-// Over lo no sk_lookup program runs: there is no tunnel to oneself. The policy is the same, judged here.
+// What a pod sends to itself passes sk_lookup: there is no tunnel to oneself. The policy is the same, judged
+// here.
 Task<Result<void>> OutboundConnection::to_self(Target target) {
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");

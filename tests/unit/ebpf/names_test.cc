@@ -79,7 +79,7 @@ TEST(FlowMaps, FdsThatAreNoMapsAreErrors) {
   const SocketAddress address{*IpAddress::parse("10.0.0.1"), 1};
   for (const int fd : {-1, ::open("/dev/null", O_RDONLY | O_CLOEXEC)}) {
     const OriginalDestinations originals{UniqueFd(::dup(fd))};
-    const auto taken = originals.take(1, address);
+    const auto taken = originals.take(1, address, address);
     ASSERT_FALSE(taken);
     EXPECT_EQ(taken.error().kind(), ErrorKind::kBpf);
     EXPECT_NE(taken.error().code(), 0);
