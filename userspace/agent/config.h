@@ -11,7 +11,8 @@
 namespace fairlead::agent {
 
 struct AgentConfig {
-  std::string node;  // required
+  std::string node;     // required
+  std::string network;  // that the node is on, as the control plane names it; most meshes have one, unnamed
   std::string run_directory = "/run/fairlead";
   std::string bpf_directory = "/sys/fs/bpf/fairlead";
   struct {

@@ -8,6 +8,7 @@ Result<AgentConfig> load_config(const std::string& path) {
   using R = YamlReader;
   FL_TRY(R::read(path, {
                            {"node", R::text(config.node)},
+                           {"network", R::text(config.network)},
                            {"runDirectory", R::text(config.run_directory)},
                            {"bpfDirectory", R::text(config.bpf_directory)},
                            {"proxy", R::section({{"user", R::number(config.proxy.user, 1, 0x7fffffff)},

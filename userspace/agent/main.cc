@@ -90,6 +90,7 @@ proxy::ProxyConfig proxy_config(const AgentConfig& config) {
   proxy.controller.roots_file = config.controller.roots;
   proxy.controller.token_file = config.controller.token;
   proxy.controller.cluster_id = config.controller.cluster_id;
+  proxy.controller.network = config.network;
   proxy.controller.node_name = config.node;
   proxy.certificate_ttl = config.certificates.ttl;
   return proxy;

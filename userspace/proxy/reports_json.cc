@@ -33,7 +33,9 @@ json addresses_of(const std::vector<IpAddress>& addresses) {
 }
 
 std::string_view tunnel_of(const state::Workload& workload) {
+  if (workload.foreign) return "other-network";
   if (workload.tunnel == state::Tunnel::kNone) return "none";
+  if (workload.tunnel == state::Tunnel::kUnsupported) return "unsupported";
   return workload.in_place ? "in-place" : "hbone";
 }
 
@@ -103,6 +105,7 @@ std::string workloads_json(const state::Snapshot& snapshot) {
     list.push_back({{"name", workload->name},
                     {"namespace", workload->ns},
                     {"node", workload->node},
+                    {"network", workload->network},
                     {"addresses", addresses_of(workload->addresses)},
                     {"identity", workload->identity.uri()},
                     {"tunnel", tunnel_of(*workload)},

@@ -17,7 +17,17 @@ const IpAddress* address_of(const Workload& workload, bool v4) {
   return workload.addresses.empty() ? nullptr : &workload.addresses.front();
 }
 
-bool usable(const Service& service, const Endpoint& endpoint, uint16_t port) {
+constexpr std::string_view kOtherNetwork = "the destination is on another network";
+
+// Why nothing may be sent to the workload, or empty.
+std::string_view barrier(const Workload& workload) {
+  if (workload.foreign) return kOtherNetwork;
+  if (workload.tunnel == state::Tunnel::kUnsupported)
+    return "the destination wants a tunnel protocol that is not supported";
+  return {};
+}
+
+bool serves(const Service& service, const Endpoint& endpoint, uint16_t port) {
   return endpoint.workload->healthy && !endpoint.workload->addresses.empty() &&
          service.target_port(endpoint, port) != 0;
 }
@@ -40,9 +50,15 @@ Target refused(std::string_view why) {
 Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddress> own,
                   const SocketAddress& original, const std::function<size_t(size_t)>& pick) {
   const auto& endpoints = service->endpoints;
-  const auto fits = [&](const Endpoint& endpoint) { return usable(*service, endpoint, original.port); };
+  std::string_view why = "the service has no endpoint for this port";
+  const auto fits = [&](const Endpoint& endpoint) {
+    if (!serves(*service, endpoint, original.port)) return false;
+    const std::string_view in_between = barrier(*endpoint.workload);
+    if (!in_between.empty()) why = in_between;
+    return in_between.empty();
+  };
   const auto count = static_cast<size_t>(std::count_if(endpoints.begin(), endpoints.end(), fits));
-  if (count == 0) return refused("the service has no endpoint for this port");
+  if (count == 0) return refused(why);
   size_t skip = pick(count);
   const auto chosen = std::find_if(endpoints.begin(), endpoints.end(),
                                    [&](const Endpoint& endpoint) { return fits(endpoint) && skip-- == 0; });
@@ -62,9 +78,14 @@ Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, 
   if (auto service = snapshot.service(original.ip))
     return to_service(std::move(service), own, original, pick);
   auto workload = snapshot.workload(original.ip);
-  if (workload == nullptr) return refused("the mesh does not know this destination");
+  if (workload == nullptr) {
+    return refused(snapshot.elsewhere(original.ip) ? kOtherNetwork
+                                                   : "the mesh does not know this destination");
+  }
   Target target;
   target.kind = kind_of(*workload, own, original);
+  const std::string_view why = barrier(*workload);
+  if (target.kind != Target::Kind::kSelf && !why.empty()) return refused(why);
   target.workload = std::move(workload);
   target.endpoint = original;
   return target;

@@ -22,6 +22,7 @@ struct ControllerEndpoint {
   std::string roots_file;   // PEM, re-read on every connect
   std::string token_file;   // bearer token, re-read on every call
   std::string cluster_id = "Kubernetes";
+  std::string network;  // that the node is on, as the controller names it
   std::string node_name;
   std::string node_ip = "1.1.1.1";
 };

@@ -164,9 +164,17 @@ bool read_excluded_ports(const istio::workload::Extension& extension, std::vecto
   return true;
 }
 
+Tunnel tunnel_of(istio::workload::TunnelProtocol protocol) {
+  switch (protocol) {
+    case istio::workload::NONE: return Tunnel::kNone;
+    case istio::workload::HBONE: return Tunnel::kHbone;
+    default: return Tunnel::kUnsupported;  // also a value of a newer protocol
+  }
+}
+
 }  // namespace
 
-Result<Workload> decode_workload(const istio::workload::Workload& message) {
+Result<Workload> decode_workload(const istio::workload::Workload& message, std::string_view network) {
   if (message.uid().empty()) return broken("workload", "no uid");
   Workload workload;
   workload.uid = message.uid();
@@ -186,7 +194,9 @@ Result<Workload> decode_workload(const istio::workload::Workload& message) {
   workload.canonical_name = message.canonical_name();
   workload.workload_name = message.workload_name();
   workload.cluster = message.cluster_id().empty() ? "Kubernetes" : message.cluster_id();
-  workload.tunnel = message.tunnel_protocol() == istio::workload::HBONE ? Tunnel::kHbone : Tunnel::kNone;
+  workload.network = message.network();
+  workload.foreign = workload.network != network;
+  workload.tunnel = tunnel_of(message.tunnel_protocol());
   workload.healthy = message.status() == istio::workload::HEALTHY;
   workload.host_network = message.network_mode() == istio::workload::HOST_NETWORK;
   const auto& extensions = message.extensions();
@@ -207,7 +217,7 @@ Result<Workload> decode_workload(const istio::workload::Workload& message) {
   return workload;
 }
 
-Result<Service> decode_service(const istio::workload::Service& message) {
+Result<Service> decode_service(const istio::workload::Service& message, std::string_view network) {
   if (message.hostname().empty() || message.namespace_().empty())
     return broken("service", "no hostname or namespace");
   Service service;
@@ -218,7 +228,8 @@ Result<Service> decode_service(const istio::workload::Service& message) {
     if (network_address.has_length()) continue;  // a range is no single VIP; nothing is captured for it
     auto address = IpAddress::from_octets(network_address.address());
     if (!address) return std::move(address).error().context(service.full_name());
-    service.addresses.push_back(*address);
+    (network_address.network() == network ? service.addresses : service.foreign_addresses)
+        .push_back(*address);
   }
   auto ports = ports_of(message.ports());
   if (!ports) return std::move(ports).error().context(service.full_name());

@@ -14,10 +14,10 @@ inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-pl
 inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
 
 // HOST_NETWORK workloads keep their addresses (they may be endpoints); the snapshot does not find them by
-// these.
-Result<Workload> decode_workload(const istio::workload::Workload& message);
+// these. `network`: the agent's own.
+Result<Workload> decode_workload(const istio::workload::Workload& message, std::string_view network = {});
 // Without endpoints: those come from the workloads.
-Result<Service> decode_service(const istio::workload::Service& message);
+Result<Service> decode_service(const istio::workload::Service& message, std::string_view network = {});
 // Never fails for what it does not understand: that makes rules undecidable, an unknown action a DENY, an
 // unknown scope the whole mesh. Refused: no name; the scope of a namespace without one.
 Result<policy::Policy> decode_policy(const istio::security::Authorization& message);

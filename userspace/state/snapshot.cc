@@ -16,9 +16,10 @@ uint16_t find_port(const std::vector<ServicePort>& ports, uint16_t service_port)
   return found == ports.end() ? 0 : found->target_port;
 }
 
-// Who stands for an address that two workloads claim: the one in the mesh, then the pod.
+// Who stands for an address that two workloads claim: the one in the mesh, then the one that may not be sent
+// plaintext, then the pod.
 bool better(const Workload& a, const Workload& b) {
-  if (a.tunnel != b.tunnel) return a.tunnel == Tunnel::kHbone;
+  if (a.tunnel != b.tunnel) return a.tunnel == Tunnel::kHbone || b.tunnel == Tunnel::kNone;
   const auto is_pod = [](const Workload& workload) {
     return workload.uid.find("/Pod/") != std::string::npos;
   };
@@ -66,8 +67,9 @@ std::unordered_map<IpAddress, uint32_t> Snapshot::destinations() const {
     for (const IpAddress& vip : service->addresses) wanted[vip] = empty ? FL_DEST_REFUSE : FL_DEST_CAPTURE;
   }
   for (const auto& [address, workload] : by_address_) {
-    if (workload->tunnel == Tunnel::kHbone) wanted[address] = FL_DEST_CAPTURE;
+    if (workload->tunnel != Tunnel::kNone) wanted[address] = FL_DEST_CAPTURE;
   }
+  for (const IpAddress& address : elsewhere_) wanted[address] = FL_DEST_CAPTURE;
   return wanted;
 }
 
@@ -97,7 +99,7 @@ void SnapshotBuilder::touch_workloads_under(const std::string& resource, const p
 Result<void> SnapshotBuilder::set_address(const std::string& resource,
                                           const istio::workload::Address& message) {
   if (message.has_workload()) {
-    FL_TRY_ASSIGN(Workload workload, decode_workload(message.workload()));
+    FL_TRY_ASSIGN(Workload workload, decode_workload(message.workload(), network_));
     remove_address(resource);
     touch_services_of(workload);
     for (const auto& [service, ports] : workload.services) members_[service].insert(resource);
@@ -105,7 +107,7 @@ Result<void> SnapshotBuilder::set_address(const std::string& resource,
     return {};
   }
   if (message.has_service()) {
-    FL_TRY_ASSIGN(Service service, decode_service(message.service()));
+    FL_TRY_ASSIGN(Service service, decode_service(message.service(), network_));
     // Workloads name their services by "namespace/hostname": under another name it would never have
     // endpoints.
     if (service.full_name() != resource) {
@@ -238,9 +240,28 @@ std::shared_ptr<const Service> SnapshotBuilder::build_service(const std::string&
     const auto ports = std::find_if(workload->services.begin(), workload->services.end(),
                                     [&](const auto& item) { return item.first == name; });
     service->endpoints.push_back({workload, ports->second});
-    if (workload->tunnel == Tunnel::kHbone) service->has_mesh_endpoint = true;
+    if (workload->tunnel != Tunnel::kNone) service->has_mesh_endpoint = true;
   }
   return service;
+}
+
+// What somebody on our own network has is never elsewhere: also what a workload has that is not found by it.
+void SnapshotBuilder::find_elsewhere(Snapshot& snapshot) const {
+  for (const auto& workload : snapshot.workloads_) {
+    if (!workload->foreign || workload->tunnel == Tunnel::kNone || workload->host_network) continue;
+    snapshot.elsewhere_.insert(workload->addresses.begin(), workload->addresses.end());
+  }
+  for (const auto& service : snapshot.services_) {
+    if (!service->has_mesh_endpoint) continue;
+    snapshot.elsewhere_.insert(service->foreign_addresses.begin(), service->foreign_addresses.end());
+  }
+  if (snapshot.elsewhere_.empty()) return;
+  std::erase_if(snapshot.elsewhere_,
+                [&](const IpAddress& address) { return snapshot.by_vip_.contains(address); });
+  for (const auto& workload : snapshot.workloads_) {
+    if (workload->foreign) continue;
+    for (const IpAddress& address : workload->addresses) snapshot.elsewhere_.erase(address);
+  }
 }
 
 SnapshotPtr SnapshotBuilder::build() {
@@ -252,7 +273,7 @@ SnapshotPtr SnapshotBuilder::build() {
   for (auto& [name, entry] : workloads_) {
     if (entry.built == nullptr) entry.built = bind_policies(entry.decoded);
     snapshot->workloads_.push_back(entry.built);
-    if (entry.built->host_network) continue;
+    if (entry.built->host_network || entry.built->foreign) continue;
     for (const IpAddress& address : entry.built->addresses) {
       auto& slot = snapshot->by_address_[address];
       if (slot == nullptr || better(*entry.built, *slot)) slot = entry.built;
@@ -263,6 +284,7 @@ SnapshotPtr SnapshotBuilder::build() {
     snapshot->services_.push_back(entry.built);
     for (const IpAddress& vip : entry.built->addresses) snapshot->by_vip_.try_emplace(vip, entry.built);
   }
+  find_elsewhere(*snapshot);
   for (const auto& [name, policy] : policies_) snapshot->policies_.push_back(policy);
   return snapshot;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/net_types.h"
@@ -17,7 +18,8 @@
 
 namespace fairlead::state {
 
-enum class Tunnel { kNone, kHbone };
+// kUnsupported: some tunnel that this agent does not speak. Nothing goes there: not even plaintext.
+enum class Tunnel { kNone, kHbone, kUnsupported };
 
 struct ServicePort {
   uint16_t service_port = 0;
@@ -30,6 +32,8 @@ struct Workload {
   std::string ns;
   SpiffeId identity;
   std::vector<IpAddress> addresses;
+  std::string network;
+  bool foreign = false;  // on another network than the agent's: its addresses may be somebody else's on ours
   std::string node;
   std::string canonical_name;
   std::string workload_name;
@@ -55,10 +59,11 @@ struct Service {
   std::string ns;
   std::string name;
   std::string hostname;
-  std::vector<IpAddress> addresses;  // VIPs
+  std::vector<IpAddress> addresses;          // VIPs
+  std::vector<IpAddress> foreign_addresses;  // VIPs on other networks
   std::vector<ServicePort> ports;
   std::vector<Endpoint> endpoints;
-  bool has_mesh_endpoint = false;
+  bool has_mesh_endpoint = false;  // one that must not be sent plaintext, whether it can be reached or not
   [[nodiscard]] std::string full_name() const { return ns + "/" + hostname; }
   // 0 when the service has no such port.
   [[nodiscard]] uint16_t target_port(const Endpoint& endpoint, uint16_t service_port) const noexcept;
@@ -68,6 +73,11 @@ class Snapshot {
  public:
   [[nodiscard]] std::shared_ptr<const Workload> workload(const IpAddress& address) const noexcept;
   [[nodiscard]] std::shared_ptr<const Service> service(const IpAddress& vip) const noexcept;
+  // A mesh destination that only other networks have: it cannot be reached by this address, and an agent that
+  // was told the wrong network of its own must not send plaintext there.
+  [[nodiscard]] bool elsewhere(const IpAddress& address) const noexcept {
+    return elsewhere_.contains(address);
+  }
   [[nodiscard]] const std::vector<std::shared_ptr<const Workload>>& workloads() const noexcept {
     return workloads_;
   }
@@ -77,8 +87,9 @@ class Snapshot {
   [[nodiscard]] const policy::PolicySet& policies() const noexcept { return policies_; }
   [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
-  // What fl_dests must hold: address → FL_DEST_* flags. Mesh workloads, VIPs of services with a mesh endpoint
-  // (capture), VIPs of services with ports but no endpoint at all (refuse).
+  // What fl_dests must hold: address → FL_DEST_* flags. Mesh workloads, VIPs of services with a mesh
+  // endpoint, both also of other networks (capture), VIPs of services with ports but no endpoint at all
+  // (refuse).
   [[nodiscard]] std::unordered_map<IpAddress, uint32_t> destinations() const;
 
  private:
@@ -89,6 +100,7 @@ class Snapshot {
   policy::PolicySet policies_;
   std::unordered_map<IpAddress, std::shared_ptr<const Workload>> by_address_;
   std::unordered_map<IpAddress, std::shared_ptr<const Service>> by_vip_;
+  std::unordered_set<IpAddress> elsewhere_;
 };
 
 using SnapshotPtr = std::shared_ptr<const Snapshot>;

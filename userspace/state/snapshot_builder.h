@@ -17,6 +17,8 @@ namespace fairlead::state {
 
 class SnapshotBuilder {
  public:
+  // `network`: the agent's own.
+  explicit SnapshotBuilder(std::string network = {}) : network_(std::move(network)) {}
   // Errors name the resource; what was there under that name stays – except that a policy which cannot be
   // read never leaves less protection: with nothing to keep, one that denies everything stands in for it.
   Result<void> set_address(const std::string& resource, const istio::workload::Address& message);
@@ -48,7 +50,9 @@ class SnapshotBuilder {
   [[nodiscard]] std::shared_ptr<const Workload> bind_policies(const Workload& decoded) const;
   [[nodiscard]] std::shared_ptr<const policy::Policy> policy_named(const std::string& name) const;
   void index_policies();
+  void find_elsewhere(Snapshot& snapshot) const;
 
+  std::string network_;
   std::map<std::string, WorkloadEntry> workloads_;  // by resource name
   std::map<std::string, ServiceEntry> services_;
   std::map<std::string, std::shared_ptr<const policy::Policy>> policies_;

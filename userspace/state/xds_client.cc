@@ -25,6 +25,9 @@ constexpr size_t kSmallestLimit = 4 * 1024 * 1024;  // gRPC's default for what a
 }  // namespace
 
 struct XdsClient::Impl {
+  Impl(ControllerEndpoint where, std::function<void(SnapshotPtr)> whom)
+      : endpoint(std::move(where)), on_snapshot(std::move(whom)), builder(endpoint.network) {}
+
   ControllerEndpoint endpoint;
   std::function<void(SnapshotPtr)> on_snapshot;
   SnapshotBuilder builder;
@@ -61,10 +64,7 @@ struct XdsClient::Impl {
 };
 
 XdsClient::XdsClient(ControllerEndpoint endpoint, std::function<void(SnapshotPtr)> on_snapshot)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->endpoint = std::move(endpoint);
-  impl_->on_snapshot = std::move(on_snapshot);
-}
+    : impl_(std::make_unique<Impl>(std::move(endpoint), std::move(on_snapshot))) {}
 
 XdsClient::~XdsClient() {
   stop();

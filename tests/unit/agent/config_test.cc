@@ -20,10 +20,12 @@ class Config : public ::testing::Test {
 
 TEST_F(Config, HasDefaultsAndReadsEverything) {
   const auto config = load(
-      "node: n1\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2}\ndrain: {deadline: "
+      "node: n1\nnetwork: east\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2}\ndrain: "
+      "{deadline: "
       "500ms}\ncertificates: {ttl: 2h}\n");
   ASSERT_TRUE(config) << config.error().text();
   EXPECT_EQ(config->node, "n1");
+  EXPECT_EQ(config->network, "east");
   EXPECT_EQ(config->run_directory, "/run/fairlead");
   EXPECT_EQ(config->proxy.workers, 2u);
   EXPECT_EQ(config->drain.deadline, std::chrono::milliseconds(500));

@@ -15,7 +15,7 @@ IpAddress ip(const std::string& text) {
 class Resolve : public ::testing::Test {
  protected:
   void add(const std::string& name, std::vector<std::string> addresses, bool mesh, bool in_place,
-           bool healthy = true) {
+           bool healthy = true, const std::function<void(istio::workload::Workload&)>& change = {}) {
     istio::workload::Address message;
     auto& out = *message.mutable_workload();
     out.set_uid(name);
@@ -28,6 +28,7 @@ class Resolve : public ::testing::Test {
     auto& port = *(*out.mutable_services())["ns/svc"].add_ports();
     port.set_service_port(80);
     port.set_target_port(8080);
+    if (change) change(out);
     ASSERT_TRUE(builder.set_address(name, message));
   }
   void SetUp() override {
@@ -103,6 +104,44 @@ TEST_F(Resolve, SpreadsOverAllEndpoints) {
   add("a", {"10.0.0.1"}, true, true);
   add("b", {"10.0.0.2"}, true, true);
   EXPECT_NE(to("10.96.0.1", 80, {}, 0).endpoint, to("10.96.0.1", 80, {}, 1).endpoint);
+}
+
+TEST_F(Resolve, NeverGoesPlainToATunnelThatItDoesNotSpeak) {
+  for (const int protocol : {static_cast<int>(istio::workload::LEGACY_ISTIO_MTLS), 99}) {
+    add("a", {"10.0.0.1"}, true, true, true, [protocol](auto& w) {
+      w.set_tunnel_protocol(static_cast<istio::workload::TunnelProtocol>(protocol));
+    });
+    for (const char* address : {"10.0.0.1", "10.96.0.1"}) {
+      const Target target = to(address, 80);
+      EXPECT_EQ(target.kind, Target::Kind::kRefused) << address;
+      EXPECT_NE(target.why.find("tunnel protocol"), std::string_view::npos) << target.why;
+    }
+    EXPECT_EQ(to("10.0.0.1", 80, {ip("10.0.0.1")}).kind, Target::Kind::kSelf) << "nothing leaves the pod";
+  }
+}
+
+TEST_F(Resolve, NeverDialsAnAddressOfAnotherNetwork) {
+  for (const bool mesh : {true, false}) {
+    add("a", {"10.0.0.1"}, mesh, true, true, [](auto& w) { w.set_network("n2"); });
+    const Target by_service = to("10.96.0.1", 80);
+    EXPECT_EQ(by_service.kind, Target::Kind::kRefused);
+    EXPECT_NE(by_service.why.find("network"), std::string_view::npos) << by_service.why;
+    EXPECT_EQ(to("10.96.0.1", 80, {ip("10.0.0.1")}).kind, Target::Kind::kRefused)
+        << "an address of its own network is not this pod";
+  }
+  add("a", {"10.0.0.1"}, true, true, true, [](auto& w) { w.set_network("n2"); });
+  const Target direct = to("10.0.0.1", 80);
+  EXPECT_EQ(direct.kind, Target::Kind::kRefused);
+  EXPECT_NE(direct.why.find("network"), std::string_view::npos) << direct.why;
+}
+
+TEST_F(Resolve, TakesTheEndpointsThatItCanReach) {
+  add("far", {"10.0.0.1"}, true, true, true, [](auto& w) { w.set_network("n2"); });
+  add("newer", {"10.0.0.2"}, true, true, true,
+      [](auto& w) { w.set_tunnel_protocol(static_cast<istio::workload::TunnelProtocol>(99)); });
+  add("near", {"10.0.0.3"}, true, true);
+  for (size_t pick = 0; pick < 4; ++pick)
+    EXPECT_EQ(to("10.96.0.1", 80, {}, pick).endpoint.ip, ip("10.0.0.3"));
 }
 
 TEST_F(Resolve, RefusesWhatNobodyServes) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "bpf/abi/types.h"
 #include "state/decode.h"
 #include "state/snapshot_builder.h"
 #include "unit/state/mesh_for_test.h"
@@ -121,6 +122,111 @@ TEST(Builder, WhenTheBetterOfTwoGoesTheOtherIsFound) {
   ASSERT_EQ(builder.build()->workload(ip("10.0.0.1"))->name, "inside");
   builder.remove_address("1");
   EXPECT_EQ(builder.build()->workload(ip("10.0.0.1"))->name, "outside");
+}
+
+istio::workload::Address on_network(istio::workload::Address message, const std::string& network) {
+  if (message.has_workload()) message.mutable_workload()->set_network(network);
+  if (message.has_service()) message.mutable_service()->mutable_addresses(0)->set_network(network);
+  return message;
+}
+
+istio::workload::Address speaking(istio::workload::Address message, int protocol) {
+  message.mutable_workload()->set_tunnel_protocol(static_cast<istio::workload::TunnelProtocol>(protocol));
+  return message;
+}
+
+TEST(Builder, WhatIsNotPlainIsCapturedWhateverItSpeaks) {
+  SnapshotBuilder builder;
+  auto legacy = speaking(workload("a", "10.0.0.1"), istio::workload::LEGACY_ISTIO_MTLS);
+  join(legacy, "s");
+  must(builder.set_address("a", legacy));
+  must(builder.set_address("b", speaking(workload("b", "10.0.0.2"), 99)));
+  must(builder.set_address(service_resource("s"), service("s", "10.96.0.1")));
+  const auto wanted = builder.build()->destinations();
+  for (const char* address : {"10.0.0.1", "10.0.0.2", "10.96.0.1"}) {
+    ASSERT_TRUE(wanted.contains(ip(address))) << address;
+    EXPECT_EQ(wanted.at(ip(address)), FL_DEST_CAPTURE) << address;
+  }
+}
+
+TEST(Builder, OfTwoOnOneAddressThePlainOneComesLast) {
+  for (const bool plain_first : {true, false}) {
+    SnapshotBuilder builder;
+    must(builder.set_address(plain_first ? "1" : "2", workload("plain", "10.0.0.1", false)));
+    must(builder.set_address(plain_first ? "2" : "1", speaking(workload("newer", "10.0.0.1"), 99)));
+    EXPECT_EQ(builder.build()->workload(ip("10.0.0.1"))->name, "newer");
+    must(builder.set_address("3", workload("hbone", "10.0.0.1")));
+    EXPECT_EQ(builder.build()->workload(ip("10.0.0.1"))->name, "hbone");
+  }
+}
+
+TEST(Builder, AWorkloadOfAnotherNetworkTakesNobodysAddress) {
+  for (const bool foreign_first : {true, false}) {
+    SnapshotBuilder builder("n1");
+    const char* foreign = foreign_first ? "1" : "2";
+    const char* ours = foreign_first ? "2" : "1";
+    must(builder.set_address(foreign, on_network(workload("foreign", "10.0.0.1"), "n2")));
+    must(builder.set_address(ours, on_network(workload("ours", "10.0.0.1", false), "n1")));
+    const auto snapshot = builder.build();
+    ASSERT_NE(snapshot->workload(ip("10.0.0.1")), nullptr);
+    EXPECT_EQ(snapshot->workload(ip("10.0.0.1"))->name, "ours");
+    EXPECT_FALSE(snapshot->elsewhere(ip("10.0.0.1")));
+    EXPECT_TRUE(snapshot->destinations().empty()) << "ours is outside the mesh";
+    EXPECT_EQ(snapshot->workloads().size(), 2u);
+  }
+}
+
+TEST(Builder, AMeshAddressThatOnlyAnotherNetworkHasIsCaptured) {
+  SnapshotBuilder builder;
+  must(builder.set_address("a", on_network(workload("a", "10.0.0.1"), "n2")));
+  must(builder.set_address("b", on_network(workload("b", "10.0.0.2", false), "n2")));
+  auto on_node = on_network(workload("c", "10.0.0.3"), "n2");
+  on_node.mutable_workload()->set_network_mode(istio::workload::HOST_NETWORK);
+  must(builder.set_address("c", on_node));
+  auto snapshot = builder.build();
+  EXPECT_EQ(snapshot->workload(ip("10.0.0.1")), nullptr);
+  EXPECT_TRUE(snapshot->elsewhere(ip("10.0.0.1")));
+  EXPECT_FALSE(snapshot->elsewhere(ip("10.0.0.2"))) << "plain there, somebody else's here";
+  EXPECT_EQ(snapshot->destinations(),
+            (std::unordered_map<IpAddress, uint32_t>{{ip("10.0.0.1"), FL_DEST_CAPTURE}}));
+  // A node's own address on our network is ours, though no workload is found by it.
+  auto ours = workload("d", "10.0.0.1", false);
+  ours.mutable_workload()->set_network_mode(istio::workload::HOST_NETWORK);
+  must(builder.set_address("d", ours));
+  snapshot = builder.build();
+  EXPECT_FALSE(snapshot->elsewhere(ip("10.0.0.1")));
+  EXPECT_TRUE(snapshot->destinations().empty());
+}
+
+TEST(Builder, AServiceAddressOfAnotherNetworkTakesNobodysAddress) {
+  SnapshotBuilder builder;
+  auto member = workload("a", "10.0.0.1");
+  join(member, "there");
+  must(builder.set_address("a", member));
+  must(builder.set_address(service_resource("there"), on_network(service("there", "10.96.0.1"), "n2")));
+  auto snapshot = builder.build();
+  EXPECT_EQ(snapshot->service(ip("10.96.0.1")), nullptr);
+  EXPECT_TRUE(snapshot->elsewhere(ip("10.96.0.1")));
+  EXPECT_EQ(snapshot->destinations().at(ip("10.96.0.1")), FL_DEST_CAPTURE);
+  must(builder.set_address("b", workload("b", "10.96.0.1")));
+  EXPECT_FALSE(builder.build()->elsewhere(ip("10.96.0.1")));
+  builder.remove_address("b");
+  auto plain = workload("c", "10.0.0.3", false);
+  join(plain, "here");
+  must(builder.set_address("c", plain));
+  must(builder.set_address(service_resource("here"), service("here", "10.96.0.1")));
+  snapshot = builder.build();
+  EXPECT_EQ(snapshot->service(ip("10.96.0.1"))->name, "here");
+  EXPECT_FALSE(snapshot->destinations().contains(ip("10.96.0.1"))) << "a service outside the mesh";
+}
+
+TEST(Builder, AServiceWhoseMembersAreAllElsewhereIsCaptured) {
+  SnapshotBuilder builder;
+  auto member = on_network(workload("a", "10.0.0.1"), "n2");
+  join(member, "s");
+  must(builder.set_address("a", member));
+  must(builder.set_address(service_resource("s"), service("s", "10.96.0.1")));
+  EXPECT_EQ(builder.build()->destinations().at(ip("10.96.0.1")), FL_DEST_CAPTURE);
 }
 
 TEST(Builder, APolicyAppliesWithinItsScopeAndOnlyThere) {

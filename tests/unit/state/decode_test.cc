@@ -216,6 +216,30 @@ TEST(DecodeWorkload, ReadsItsFlags) {
   EXPECT_FALSE(decode_workload(message)->healthy) << "a health that we do not know is none";
 }
 
+TEST(DecodeWorkload, ATunnelThatWeDoNotSpeakIsNotNone) {
+  auto message = workload("a", "10.0.0.1").workload();
+  const auto tunnel = [&](int protocol) {
+    message.set_tunnel_protocol(static_cast<istio::workload::TunnelProtocol>(protocol));
+    return decode_workload(message)->tunnel;
+  };
+  EXPECT_EQ(tunnel(istio::workload::NONE), Tunnel::kNone);
+  EXPECT_EQ(tunnel(istio::workload::HBONE), Tunnel::kHbone);
+  EXPECT_EQ(tunnel(istio::workload::LEGACY_ISTIO_MTLS), Tunnel::kUnsupported);
+  EXPECT_EQ(tunnel(3), Tunnel::kUnsupported);
+  EXPECT_EQ(tunnel(-1), Tunnel::kUnsupported);
+}
+
+TEST(DecodeWorkload, TellsItsOwnNetworkFromOthers) {
+  auto message = workload("a", "10.0.0.1").workload();
+  EXPECT_FALSE(decode_workload(message)->foreign);
+  EXPECT_TRUE(decode_workload(message, "n1")->foreign) << "no name is a name";
+  message.set_network("n1");
+  EXPECT_TRUE(decode_workload(message)->foreign);
+  EXPECT_TRUE(decode_workload(message, "n2")->foreign);
+  EXPECT_FALSE(decode_workload(message, "n1")->foreign);
+  EXPECT_EQ(decode_workload(message)->network, "n1");
+}
+
 TEST(DecodeWorkload, RefusesAndNamesWhatIsBroken) {
   struct Case {
     const char* sentence;
@@ -244,6 +268,19 @@ TEST(DecodeWorkload, RefusesAndNamesWhatIsBroken) {
   auto nameless = workload("a", "10.0.0.1").workload();
   nameless.clear_uid();
   EXPECT_FALSE(decode_workload(nameless));
+}
+
+TEST(DecodeService, KeepsAddressesOfOtherNetworksApart) {
+  auto message = service("s", "10.96.0.1").service();
+  auto& other = *message.add_addresses();
+  other.set_network("n1");
+  other.set_address(ip("10.97.0.1").to_octets());
+  auto decoded = decode_service(message);
+  EXPECT_EQ(decoded->addresses, std::vector{ip("10.96.0.1")});
+  EXPECT_EQ(decoded->foreign_addresses, std::vector{ip("10.97.0.1")});
+  decoded = decode_service(message, "n1");
+  EXPECT_EQ(decoded->addresses, std::vector{ip("10.97.0.1")});
+  EXPECT_EQ(decoded->foreign_addresses, std::vector{ip("10.96.0.1")});
 }
 
 TEST(DecodeService, RefusesWhatIsBrokenAndSkipsRanges) {
