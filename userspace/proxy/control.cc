@@ -273,11 +273,18 @@ void Control::refresh_identities() {
       if (workload->identity.service_account == pod.service_account) wanted.insert(workload->identity);
     }
   }
-  for (const SpiffeId& id : wanted) certificates_->want(id);  // idempotent
   for (const SpiffeId& id : identities_) {
     if (!wanted.contains(id)) certificates_->forget(id);
   }
   identities_ = std::move(wanted);
+  std::map<SpiffeId, std::string> unheld;
+  for (const SpiffeId& id : identities_) {
+    const Result<void> held = certificates_->want(id);  // idempotent
+    if (held) continue;
+    if (!unheld_.contains(id)) log::error("proxy", "{}", held.error().text());
+    unheld.emplace(id, held.error().text());
+  }
+  unheld_ = std::move(unheld);
 }
 
 // ---- queries
@@ -298,6 +305,16 @@ std::vector<WorkerReport> Control::gather_reports() {
   return reports;
 }
 
+std::vector<state::CertificateClient::Status> Control::certificate_states() const {
+  if (certificates_ == nullptr) return {};
+  auto states = certificates_->status();
+  for (const auto& [id, why] : unheld_) {
+    states.emplace_back().id = id;
+    states.back().last_error = why;
+  }
+  return states;
+}
+
 std::string Control::answer(std::string_view verb) {
   static const state::Snapshot kEmpty;
   const state::Snapshot& snapshot = snapshot_ != nullptr ? *snapshot_ : kEmpty;
@@ -306,10 +323,7 @@ std::string Control::answer(std::string_view verb) {
   if (verb == "policies") return policies_json(snapshot);
   if (verb == "connections") return connections_json(gather_reports());
   if (verb == "decisions") return decisions_json(gather_reports());
-  if (verb == "certs") {
-    return certificates_json(certificates_ != nullptr ? certificates_->status()
-                                                      : std::vector<state::CertificateClient::Status>());
-  }
+  if (verb == "certs") return certificates_json(certificate_states());
   if (verb != "status") return error_json(fmt::format("unknown question '{}'", verb));
   ProxyStatus status;
   status.node = config_.node;

@@ -48,6 +48,7 @@ class Control final : private IoHandler {
   void snapshot_taken(const state::SnapshotPtr& snapshot);
   void refresh_identities();
   std::string answer(std::string_view verb);
+  [[nodiscard]] std::vector<state::CertificateClient::Status> certificate_states() const;
   std::vector<WorkerReport> gather_reports();
 
   ProxyConfig config_;
@@ -64,6 +65,7 @@ class Control final : private IoHandler {
   bool destinations_written_ = false;
   std::map<contract::PodId, contract::PodAdded> pods_;
   std::set<SpiffeId> identities_;
+  std::map<SpiffeId, std::string> unheld_;  // of these, and why no certificate is fetched for them
   // Who asked for sockets, in the order of the keeper's answers.
   std::map<std::pair<contract::PodId, int>, std::deque<Worker*>> askers_;
   std::deque<contract::Message> outgoing_;

@@ -49,8 +49,13 @@ class XdsClient {
   std::unique_ptr<Impl> impl_;
 };
 
+constexpr size_t kMaxIdentities = 4096;  // four for every pod that a node may have
+constexpr size_t kMaxFetches = 8;        // calls under way at once
+constexpr size_t kFetchesForNew = 2;     // of these, left to identities that were never asked for
+
 // Keeps a certificate for every wanted identity: fetched at once, renewed at half of its life with ±10 %
-// jitter, the old one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %.
+// jitter, the old one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %. Whoever
+// has no certificate goes before renewals.
 class CertificateClient {
  public:
   using OnCredentials = std::function<void(std::shared_ptr<const tls::Credentials>)>;
@@ -58,11 +63,13 @@ class CertificateClient {
   ~CertificateClient();
   void start();
   void stop();
-  void want(const SpiffeId& id);    // any thread; idempotent
+  // Any thread; idempotent. kExhausted when kMaxIdentities are held: to be wanted again when others were
+  // forgotten.
+  Result<void> want(const SpiffeId& id);
   void forget(const SpiffeId& id);  // any thread
   struct Status {
     SpiffeId id;
-    bool ready = false;
+    bool ready = false;  // has a certificate that is valid now
     std::string serial;
     std::chrono::system_clock::time_point not_before, not_after, next_attempt;
     std::string last_error;
