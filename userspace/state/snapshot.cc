@@ -41,6 +41,14 @@ const std::shared_ptr<const policy::Policy>& built_in_strict() {
   return kPolicy;
 }
 
+void drop_from(std::unordered_map<std::string, std::set<std::string>>& index, const std::string& key,
+               const std::string& resource) {
+  const auto found = index.find(key);
+  if (found == index.end()) return;
+  found->second.erase(resource);
+  if (found->second.empty()) index.erase(found);
+}
+
 }  // namespace
 
 uint16_t Service::target_port(const Endpoint& endpoint, uint16_t service_port) const noexcept {
@@ -83,17 +91,31 @@ void SnapshotBuilder::touch_services_of(const Workload& workload) {
   }
 }
 
+void SnapshotBuilder::touch_workload(WorkloadEntry& entry) {
+  if (std::exchange(entry.built, nullptr) != nullptr) touch_services_of(entry.decoded);
+}
+
 // Those to whom the policy applies or may apply: only they, and the services that hold them, are built anew.
 void SnapshotBuilder::touch_workloads_under(const std::string& resource, const policy::Policy& policy) {
-  for (auto& [name, entry] : workloads_) {
-    const auto& names = entry.decoded.policy_names;
-    const bool applies = policy.scope == policy::Scope::kGlobal ||
-                         (policy.scope == policy::Scope::kNamespace && policy.ns == entry.decoded.ns) ||
-                         std::find(names.begin(), names.end(), resource) != names.end();
-    if (!applies) continue;
-    entry.built = nullptr;
-    touch_services_of(entry.decoded);
+  if (policy.scope == policy::Scope::kGlobal) everything_stale_ = true;
+  if (policy.scope == policy::Scope::kNamespace) stale_namespaces_.insert(policy.ns);
+  stale_names_.insert(resource);
+}
+
+void SnapshotBuilder::touch_stale_workloads() {
+  for (const std::string& policy : stale_names_) {
+    const auto naming = named_by_.find(policy);
+    if (naming == named_by_.end()) continue;
+    for (const std::string& resource : naming->second) touch_workload(workloads_.at(resource));
   }
+  if (everything_stale_ || !stale_namespaces_.empty()) {
+    for (auto& [resource, entry] : workloads_) {
+      if (everything_stale_ || stale_namespaces_.contains(entry.decoded.ns)) touch_workload(entry);
+    }
+  }
+  everything_stale_ = false;
+  stale_namespaces_.clear();
+  stale_names_.clear();
 }
 
 Result<void> SnapshotBuilder::set_address(const std::string& resource,
@@ -103,6 +125,7 @@ Result<void> SnapshotBuilder::set_address(const std::string& resource,
     remove_address(resource);
     touch_services_of(workload);
     for (const auto& [service, ports] : workload.services) members_[service].insert(resource);
+    for (const std::string& policy : workload.policy_names) named_by_[policy].insert(resource);
     workloads_[resource] = {std::move(workload), nullptr};
     return {};
   }
@@ -126,12 +149,8 @@ void SnapshotBuilder::remove_address(const std::string& resource) {
   const auto found = workloads_.find(resource);
   if (found == workloads_.end()) return;
   touch_services_of(found->second.decoded);
-  for (const auto& [service, ports] : found->second.decoded.services) {
-    const auto members = members_.find(service);
-    if (members == members_.end()) continue;
-    members->second.erase(resource);
-    if (members->second.empty()) members_.erase(members);
-  }
+  for (const auto& [service, ports] : found->second.decoded.services) drop_from(members_, service, resource);
+  for (const std::string& policy : found->second.decoded.policy_names) drop_from(named_by_, policy, resource);
   workloads_.erase(found);
 }
 
@@ -268,6 +287,7 @@ SnapshotPtr SnapshotBuilder::build() {
   auto snapshot = std::make_shared<Snapshot>();
   snapshot->version_ = ++version_;
   index_policies();
+  touch_stale_workloads();
   snapshot->workloads_.reserve(workloads_.size());
   snapshot->by_address_.reserve(workloads_.size());
   for (auto& [name, entry] : workloads_) {

@@ -43,7 +43,9 @@ class SnapshotBuilder {
     std::shared_ptr<const Service> built;
   };
   void touch_services_of(const Workload& workload);
+  void touch_workload(WorkloadEntry& entry);
   void touch_workloads_under(const std::string& resource, const policy::Policy& policy);
+  void touch_stale_workloads();
   void put_policy(const std::string& resource, policy::Policy policy);
   [[nodiscard]] std::shared_ptr<const Service> build_service(const std::string& name,
                                                              const Service& decoded) const;
@@ -58,7 +60,12 @@ class SnapshotBuilder {
   std::map<std::string, std::shared_ptr<const policy::Policy>> policies_;
   policy::PolicySet global_policies_;
   std::unordered_map<std::string, policy::PolicySet> namespace_policies_;
-  std::unordered_map<std::string, std::set<std::string>> members_;  // "ns/hostname" → workload resources
+  std::unordered_map<std::string, std::set<std::string>> members_;   // "ns/hostname" → workload resources
+  std::unordered_map<std::string, std::set<std::string>> named_by_;  // policy "ns/name" → workload resources
+  // What policies did since the last build(): workloads are looked through once per build, not per policy.
+  bool everything_stale_ = false;
+  std::set<std::string> stale_namespaces_;
+  std::set<std::string> stale_names_;
   uint64_t version_ = 0;
 };
 

@@ -261,6 +261,24 @@ TEST(Builder, ANamedPolicyThatGoesIsMissed) {
   EXPECT_TRUE(builder.build()->workload(ip("10.0.0.1"))->policy_missing);
 }
 
+TEST(Builder, APolicyThatIsNoLongerNamedTouchesNobody) {
+  SnapshotBuilder builder;
+  auto message = workload("a", "10.0.0.1");
+  message.mutable_workload()->add_authorization_policies("ns/p");
+  must(builder.set_address("a", message));
+  must(builder.set_address("b", message));
+  must(builder.set_policy("ns/p", deny_all("p", istio::security::WORKLOAD_SELECTOR)));
+  EXPECT_FALSE(open_to_all(builder.build(), "10.0.0.1"));
+  builder.remove_address("b");
+  must(builder.set_address("a", workload("a", "10.0.0.1")));
+  const auto before = builder.build();
+  EXPECT_TRUE(open_to_all(before, "10.0.0.1"));
+  must(builder.set_policy("ns/p", deny_all("p", istio::security::WORKLOAD_SELECTOR)));
+  EXPECT_EQ(builder.build()->workload(ip("10.0.0.1")), before->workload(ip("10.0.0.1")));
+  must(builder.set_address("a", message));
+  EXPECT_FALSE(open_to_all(builder.build(), "10.0.0.1"));
+}
+
 TEST(Builder, AStrictThatIsSentReplacesTheBuiltInOne) {
   const std::string name = "istio-system/istio_converted_static_strict";
   SnapshotBuilder builder;
