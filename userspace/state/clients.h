@@ -37,7 +37,8 @@ struct XdsStatus {
 
 class XdsClient {
  public:
-  // on_snapshot: after every applied push once all types have come at least once.
+  // on_snapshot: as soon as all types have come once; from then on after pushes, one for all that come within
+  // a moment.
   XdsClient(ControllerEndpoint endpoint, std::function<void(SnapshotPtr)> on_snapshot);
   ~XdsClient();
   void start();

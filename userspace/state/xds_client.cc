@@ -14,11 +14,15 @@ namespace fairlead::state {
 namespace {
 
 namespace xds = envoy::service::discovery::v3;
+using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kAddressType = "type.googleapis.com/istio.workload.Address";
 constexpr std::string_view kPolicyType = "type.googleapis.com/istio.security.Authorization";
 constexpr std::chrono::milliseconds kFirstBackOff{10};
 constexpr std::chrono::milliseconds kMaxBackOff{15000};
+// Many responses make one snapshot: it is made when none came for a moment, and at the latest after a while.
+constexpr std::chrono::milliseconds kQuiet{20};
+constexpr std::chrono::milliseconds kLatest{500};
 constexpr size_t kMaxNackText = 4096;
 constexpr size_t kSmallestLimit = 4 * 1024 * 1024;  // gRPC's default for what a server receives
 
@@ -46,11 +50,23 @@ struct XdsClient::Impl {
   grpc::ClientContext* live = nullptr;  // to cancel
   XdsStatus status;
 
-  using Stream = grpc::ClientReaderWriter<xds::DeltaDiscoveryRequest, xds::DeltaDiscoveryResponse>;
+  // Responses that are in no snapshot yet: when the first and the last of them came.
+  struct Unpublished {
+    Clock::time_point first, last;
+  };
+  std::optional<Unpublished> unpublished;
+
+  using Stream = grpc::ClientAsyncReaderWriter<xds::DeltaDiscoveryRequest, xds::DeltaDiscoveryResponse>;
 
   void run();
   Result<void> session();
-  void subscribe(Stream& stream);
+  grpc::Status converse(grpc::ClientContext& context, const std::shared_ptr<grpc::Channel>& channel,
+                        grpc::CompletionQueue& queue);
+  // How the one operation that is under way ended. Meanwhile, snapshots that are due are made.
+  bool outcome(grpc::CompletionQueue& queue);
+  [[nodiscard]] Clock::time_point publish_at() const;
+  void publish();
+  void subscribe(Stream& stream, grpc::CompletionQueue& queue);
   void describe_node(xds::Node& node) const;
   Result<void> apply(const xds::DeltaDiscoveryResponse& response);
   // False when it was refused; `broken` then names it.
@@ -119,11 +135,30 @@ Result<void> XdsClient::Impl::session() {
     if (stopping) return {};
     live = &context;
   }
+  grpc::CompletionQueue queue;
+  const grpc::Status status_of_stream = converse(context, channel, queue);
+  queue.Shutdown();
+  if (unpublished) publish();
+  everything_anew = status_of_stream.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+                    fresh_types.empty() && largest_told > kSmallestLimit;
+  {
+    const std::lock_guard lock(mutex);
+    live = nullptr;
+  }
+  if (status_of_stream.ok()) return {};
+  return error_of(status_of_stream, "discovery stream");
+}
+
+grpc::Status XdsClient::Impl::converse(grpc::ClientContext& context,
+                                       const std::shared_ptr<grpc::Channel>& channel,
+                                       grpc::CompletionQueue& queue) {
   const auto stub = xds::AggregatedDiscoveryService::NewStub(channel);
-  const auto stream = stub->DeltaAggregatedResources(&context);
-  subscribe(*stream);
+  const auto stream = stub->PrepareAsyncDeltaAggregatedResources(&context, &queue);
+  stream->StartCall(nullptr);
+  if (outcome(queue)) subscribe(*stream, queue);
   xds::DeltaDiscoveryResponse response;
-  while (stream->Read(&response)) {
+  // Read to the end whatever became of the requests: the status comes behind the last response.
+  while (stream->Read(&response, nullptr), outcome(queue)) {
     set_status([](XdsStatus& s) { s.connected = true; });
     const Result<void> applied = apply(response);
     xds::DeltaDiscoveryRequest answer;
@@ -133,17 +168,39 @@ Result<void> XdsClient::Impl::session() {
       answer.mutable_error_detail()->set_code(static_cast<int>(grpc::StatusCode::INVALID_ARGUMENT));
       answer.mutable_error_detail()->set_message(applied.error().text().substr(0, kMaxNackText));
     }
-    if (!stream->Write(answer)) break;
+    stream->Write(answer, nullptr);
+    (void)outcome(queue);  // ignoring: a broken stream shows in Read()
   }
-  const grpc::Status status_of_stream = stream->Finish();
-  everything_anew = status_of_stream.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
-                    fresh_types.empty() && largest_told > kSmallestLimit;
-  {
-    const std::lock_guard lock(mutex);
-    live = nullptr;
+  grpc::Status status_of_stream;
+  stream->Finish(&status_of_stream, nullptr);
+  (void)outcome(queue);  // ignoring: a Finish() always succeeds
+  return status_of_stream;
+}
+
+bool XdsClient::Impl::outcome(grpc::CompletionQueue& queue) {
+  void* tag = nullptr;
+  bool good = false;
+  for (;;) {
+    gpr_timespec until = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    if (unpublished) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(publish_at() - Clock::now()).count();
+      if (left <= 0) {  // asked before the queue is, which on a busy stream is never empty
+        publish();
+        continue;
+      }
+      until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(left, GPR_TIMESPAN));
+    }
+    if (queue.AsyncNext(&tag, &good, until) == grpc::CompletionQueue::GOT_EVENT) return good;
   }
-  if (status_of_stream.ok()) return {};
-  return error_of(status_of_stream, "discovery stream");
+}
+
+Clock::time_point XdsClient::Impl::publish_at() const {
+  return std::min(unpublished->last + kQuiet, unpublished->first + kLatest);
+}
+
+void XdsClient::Impl::publish() {
+  unpublished.reset();
+  on_snapshot(builder.build());
 }
 
 void XdsClient::Impl::describe_node(xds::Node& node) const {
@@ -156,7 +213,7 @@ void XdsClient::Impl::describe_node(xds::Node& node) const {
   fields["NODE_NAME"].set_string_value(endpoint.node_name);
 }
 
-void XdsClient::Impl::subscribe(Stream& stream) {
+void XdsClient::Impl::subscribe(Stream& stream, grpc::CompletionQueue& queue) {
   bool first = true;
   largest_told = 0;
   for (const std::string_view type : {kAddressType, kPolicyType}) {
@@ -168,7 +225,8 @@ void XdsClient::Impl::subscribe(Stream& stream) {
       request.mutable_initial_resource_versions()->insert(held.begin(), held.end());
     }
     largest_told = std::max(largest_told, request.ByteSizeLong());
-    (void)stream.Write(request);  // ignoring: a broken stream shows in Read()
+    stream.Write(request, nullptr);
+    (void)outcome(queue);  // ignoring: a broken stream shows in Read()
   }
 }
 
@@ -221,6 +279,7 @@ Result<void> XdsClient::Impl::apply(const xds::DeltaDiscoveryResponse& response)
     addresses ? builder.remove_address(name) : builder.remove_policy(name);
     held.erase(name);
   }
+  const bool was_synced = synced_types.size() == 2;
   synced_types.insert(response.type_url());
   fresh_types.insert(response.type_url());
   const bool synced = synced_types.size() == 2;
@@ -229,7 +288,11 @@ Result<void> XdsClient::Impl::apply(const xds::DeltaDiscoveryResponse& response)
     s.synced = synced;
     s.last_error = broken;
   });
-  if (synced) on_snapshot(builder.build());
+  if (synced) {
+    const auto now = Clock::now();
+    unpublished = {unpublished ? unpublished->first : now, now};
+    if (!was_synced) publish();  // pods wait for the first one
+  }
   if (!broken.empty()) return Error(ErrorKind::kInvalidArgument, std::move(broken));
   return {};
 }

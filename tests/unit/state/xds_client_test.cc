@@ -127,6 +127,87 @@ TEST_F(Discovery, ShowsNothingBeforeEveryTypeHasCome) {
   EXPECT_EQ(status.last_error, "");
 }
 
+TEST_F(Discovery, MakesFewSnapshotsOfManyResponses) {
+  start_controller();
+  start();
+  sync();
+  constexpr int kMany = 500;
+  for (int i = 0; i < kMany; ++i) {
+    auto push = response(kAddresses, "m" + std::to_string(i));
+    const std::string name = "w" + std::to_string(i);
+    add(push, name, "1", workload(name, fmt::format("10.1.{}.{}", i >> 8, i & 255)));
+    ASSERT_TRUE(controller_.push(push));
+  }
+  int made = 0;
+  for (SnapshotPtr last; last == nullptr || last->workloads().size() != kMany + 1; ++made) {
+    last = snapshot();
+    ASSERT_FALSE(HasFailure());
+  }
+  EXPECT_LE(made, kMany / 10);
+  EXPECT_FALSE(snapshots_.take(std::chrono::milliseconds(100))) << "nothing is made of nothing new";
+}
+
+TEST_F(Discovery, ABusyStreamDoesNotHoldSnapshotsBack) {
+  start_controller();
+  start();
+  sync();
+  const auto start = std::chrono::steady_clock::now();
+  const auto patience = start + kPatience;
+  std::optional<SnapshotPtr> made;
+  for (int i = 0; !made && std::chrono::steady_clock::now() < patience; ++i) {
+    auto push = response(kAddresses, "m" + std::to_string(i));
+    add(push, "b", std::to_string(i), workload("b", "10.0.0.2"));
+    exchange(push);  // one after the other, without a moment in between
+    made = snapshots_.take(std::chrono::milliseconds(0));
+  }
+  ASSERT_TRUE(made);
+  EXPECT_NE((*made)->workload(ip("10.0.0.2")), nullptr);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3));
+}
+
+TEST_F(Discovery, WhatCameBeforeTheStreamBrokeIsShown) {
+  start_controller();
+  start();
+  sync();
+  auto push = response(kAddresses, "n3");
+  add(push, "b", "1", workload("b", "10.0.0.2"));
+  ASSERT_TRUE(controller_.push(push));
+  ASSERT_TRUE(controller_.requests.take());
+  controller_.break_stream();
+  EXPECT_NE(snapshot()->workload(ip("10.0.0.2")), nullptr);
+}
+
+TEST_F(Discovery, TakesALargeMeshInManyResponses) {
+  start_controller();
+  start();
+  (void)subscriptions();
+  exchange(response(kPolicies, "p"));
+  constexpr int kResponses = 500;
+  constexpr int kOfEach = 100;
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < kResponses; ++i) {
+    auto push = response(kAddresses, "m" + std::to_string(i));
+    for (int k = 0; k < kOfEach; ++k) {
+      const int number = i * kOfEach + k;
+      const std::string name = "w" + std::to_string(number);
+      add(push, name, "1",
+          workload(name, fmt::format("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)));
+    }
+    ASSERT_TRUE(controller_.push(push));
+  }
+  int made = 0;
+  for (SnapshotPtr last; last == nullptr || last->workloads().size() != size_t{kResponses} * kOfEach;
+       ++made) {
+    last = snapshot();
+    ASSERT_FALSE(HasFailure());
+  }
+  const auto took = std::chrono::steady_clock::now() - begin;
+  std::printf("50,000 workloads in 500 responses: %.0f ms, %d snapshots\n",
+              std::chrono::duration<double, std::milli>(took).count(), made);
+  EXPECT_LE(made, 50);
+  EXPECT_LT(took, std::chrono::seconds(15));
+}
+
 TEST_F(Discovery, NamesWhatIsBrokenAndTakesTheRest) {
   start_controller();
   start();
