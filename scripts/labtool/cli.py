@@ -4,7 +4,7 @@ import os
 import sys
 
 from . import lab as verbs
-from . import mesh, state as memory
+from . import manifests, mesh, state as memory
 from .paths import Names
 from .shell import LabError
 
@@ -31,6 +31,9 @@ class Usage(Exception):
 
 def _take_option(arguments, name, has_value=True):
     """Removes an option wherever it stands and returns its value."""
+    for at, word in enumerate(arguments):
+        if has_value and word.startswith(name + "="):
+            arguments[at:at + 1] = [name, word[len(name) + 1:]]
     if name not in arguments:
         return None
     at = arguments.index(name)
@@ -42,6 +45,17 @@ def _take_option(arguments, name, has_value=True):
     value = arguments[at + 1]
     del arguments[at:at + 2]
     return value
+
+
+def _check(verb, arguments, least, most):
+    """The arguments that are left when the options are taken."""
+    unknown = [word for word in arguments if word.startswith("-")]
+    if unknown:
+        raise Usage(f"{verb}: unknown option '{unknown[0]}'")
+    if len(arguments) > most:
+        raise Usage(f"{verb}: unexpected '{arguments[most]}'; a lab is named by --name")
+    if len(arguments) < least:
+        raise Usage(f"{verb}: something is missing")
 
 
 def main(argv):
@@ -82,11 +96,20 @@ def _up(lab, arguments, _):
         raise Usage("--standin: before, after or none")
     if not arguments:
         raise Usage("up: which manifests?")
+    _check("up", arguments, 1, len(arguments))
     verbs.up(lab, arguments, with_mesh=not no_mesh, stand_in=stand_in)
+    _remark(lab)
     print(f"lab '{lab}' is up: `scripts/lab status --name {lab}`")
 
 
+def _remark(lab):
+    names = Names(lab)
+    for line in mesh.remarks(names, memory.load(names)):
+        print(f"lab: {line}", file=sys.stderr)
+
+
 def _down(lab, arguments, _):
+    _check("down", arguments, 0, 0)
     print(f"lab '{lab}' is down" if verbs.down(lab) else f"no lab '{lab}': nothing to do")
 
 
@@ -99,12 +122,15 @@ def _exec(lab, arguments, command):
 def _apply(lab, arguments, _):
     if not arguments:
         raise Usage("apply FILE…")
+    _check("apply", arguments, 1, len(arguments))
     verbs.apply(lab, arguments)
+    _remark(lab)
 
 
 def _delete(lab, arguments, _):
     if not arguments:
         raise Usage("delete FILE…")
+    _check("delete", arguments, 1, len(arguments))
     verbs.delete(lab, arguments)
 
 
@@ -149,11 +175,12 @@ def _fairlead(lab, arguments, command):
 
 
 def _status(lab, arguments, _):
+    _check("status", arguments, 0, 0)
     names = Names(lab)
     state = memory.load(names)
     print(f"lab {lab}   controller {'runs' if mesh.pid_of(names, 'controller') else 'stopped'}   stand-in {state['standin']}")
-    for problem in mesh.controller_status(names).get("problems", []):
-        print(f"  {problem}")
+    for remark in mesh.remarks(names, state):
+        print(f"  {remark}")
     for node in state["nodes"]:
         status = mesh.quietly(mesh.proxy, names, node, "status")
         running = mesh.pid_of(names, f"agent-{node}")
@@ -162,10 +189,12 @@ def _status(lab, arguments, _):
         print(f"  {node:12} agent {line}")
     for pod in memory.pods(state):
         metadata = pod["metadata"]
-        print(f"  {pod['spec']['nodeName']:12} {metadata['namespace']}/{metadata['name']:24} "
+        place = "mesh" if state["mesh"] and manifests.is_enrolled(pod, state["objects"]) else "outside"
+        print(f"  {pod['spec']['nodeName']:12} {metadata['namespace'] + '/' + metadata['name']:32} {place:8}"
               + " ".join(entry["ip"] for entry in pod["status"]["podIPs"]))
 
 
 def _list(lab, arguments, _):
+    _check("list", arguments, 0, 0)
     for name in verbs.labs():
         print(name)

@@ -2,11 +2,12 @@
 import os
 import shutil
 import signal
+import sys
 
 import yaml
 
 from . import cgroups, dns, manifests, mesh, pods, standin, state as memory, topology
-from .paths import STATE_ROOT, Names
+from .paths import STATE_ROOT, Names, built
 from .shell import LabError, wait_until
 
 
@@ -39,16 +40,20 @@ def up(lab, paths, with_mesh=True, stand_in="before"):
     with memory.locked(lab) as names:
         if os.path.exists(os.path.join(names.state, "state.json")):
             raise LabError(f"lab '{lab}' is up already: `scripts/lab down --name {lab}` first")
+        built(*(["fairlead-agent", "fairlead-controller"] if with_mesh else []), *([] if stand_in == "none" else ["fairlead-standin"]))
         objects = manifests.read(paths)
         nodes = _node_index(objects)
         state = {"nodes": nodes, "objects": {}, "mesh": with_mesh, "standin": stand_in}
-        memory.save(names, state)
-        os.chmod(names.state, 0o755)
-        allocator = manifests.Allocator(state)
+        allocator = manifests.Allocator(state, objects)
         for item in objects:
             state["objects"][manifests.key(item)] = manifests.complete(item, lab, nodes, allocator, None)
-        memory.save(names, state)
-        _build(names, state)
+        memory.save(names, state)  # from here on there is something to take down
+        os.chmod(names.state, 0o755)
+        try:
+            _build(names, state)
+        except LabError as error:
+            raise LabError(f"{error}\n  What is there of it stays, to look at: scripts/lab logs controller|NODE --name {lab}; "
+                           f"then: scripts/lab down --name {lab}")
 
 
 def _build(names, state):
@@ -61,7 +66,7 @@ def _build(names, state):
     _write_objects(names, state["objects"].values())
     dns.write(names, state)
     for pod in memory.pods(state):
-        pods.create(names, pod)
+        pods.create(names, pod, nodes)
     if state["standin"] == "before":
         standin.attach(names, state)
     if state["mesh"]:
@@ -74,14 +79,33 @@ def _build(names, state):
 
 def _start_mesh(names, state):
     mesh.start_controller(names)
+    mesh.wait_for_verdict(names)
     for node in state["nodes"]:
         mesh.start_agent(names, node)
     for node in state["nodes"]:
         mesh.wait_for_agent(names, node)
-    for pod in memory.pods(state):
-        if manifests.is_enrolled(pod, state["objects"]):
-            mesh.enrol(names, pod)
+    _enrol(names, state)
+
+
+def _enrol(names, state):
+    """Pods in the mesh are enrolled, others are not: labels come and go. An agent that is away is told when it comes back."""
+    if not state["mesh"]:
+        return
+    changed = set()
     for node in state["nodes"]:
+        if mesh.pid_of(names, f"agent-{node}") is None:
+            continue
+        known = {pod["uid"] for pod in mesh.keeper(names, node, "pods")}
+        for pod in (pod for pod in memory.pods(state) if pod["spec"]["nodeName"] == node):
+            wanted, told = manifests.is_enrolled(pod, state["objects"]), pod["metadata"]["uid"] in known
+            if wanted and (not told or state.get("told", {}).get(pod["metadata"]["uid"]) != pod["metadata"].get("annotations")):
+                mesh.enrol(names, pod)
+                state.setdefault("told", {})[pod["metadata"]["uid"]] = pod["metadata"].get("annotations")
+                changed.add(node)
+            if told and not wanted:
+                mesh.dismiss(names, pod)
+    memory.save(names, state)
+    for node in changed:
         mesh.wait_for_agent(names, node)
 
 
@@ -104,8 +128,8 @@ def _controller_took(names, before):
 def apply(lab, paths):
     with memory.locked(lab) as names:
         state = memory.load(names)
-        allocator = manifests.Allocator(state)
         items, new_pods = manifests.read(paths), []
+        allocator = manifests.Allocator(state, items)
         before = mesh.controller_status(names)
         for item in items:
             name = manifests.key(item)
@@ -113,16 +137,24 @@ def apply(lab, paths):
             state["objects"][name] = manifests.complete(item, lab, state["nodes"], allocator, known)
             if item["kind"] == "Pod" and known is None:
                 new_pods.append(item)
+        for pod in new_pods:
+            _agent_must_run(names, state, pod)
         memory.save(names, state)
         _refresh(names, state, before, items)
         for pod in new_pods:
-            pods.create(names, pod)
-            if state["standin"] != "none":
-                standin.attach(names, state)
-            if state["mesh"] and manifests.is_enrolled(pod, state["objects"]):
-                mesh.enrol(names, pod)
-                mesh.wait_for_agent(names, pod["spec"]["nodeName"])
+            pods.create(names, pod, state["nodes"])
+        if new_pods and state["standin"] != "none":
+            standin.attach(names, state)
+        _enrol(names, state)
+        for pod in new_pods:
             pods.start_process(names, pod)
+
+
+def _agent_must_run(names, state, pod):
+    """A pod's process starts when the pod is captured and never before: as the CNI of a cluster would have it."""
+    node = pod["spec"]["nodeName"]
+    if state["mesh"] and manifests.is_enrolled(pod, state["objects"]) and mesh.pid_of(names, f"agent-{node}") is None:
+        raise LabError(f"{manifests.key(pod)}: the agent of {node} does not run: `scripts/lab agent {node} start --name {names.lab}` first")
 
 
 def delete(lab, paths=(), keys=()):
@@ -130,17 +162,20 @@ def delete(lab, paths=(), keys=()):
     with memory.locked(lab) as names:
         state = memory.load(names)
         before = mesh.controller_status(names)
-        for name in [manifests.key(item) for item in manifests.read(paths)] + list(keys):
-            item = state["objects"].pop(name, None)
-            if item is None:
-                raise LabError(f"{name} is not in lab '{lab}'")
+        wanted = list(dict.fromkeys([manifests.key(item) for item in manifests.read(paths)] + list(keys)))
+        for name in wanted:
+            if name not in state["objects"]:
+                raise LabError(f"{name} is not in lab '{lab}': nothing is deleted")
+        for name in wanted:
+            item = state["objects"].pop(name)
             _remove_object(names, item)
             if item["kind"] == "Pod":
                 if state["mesh"]:
                     mesh.dismiss(names, item)
-                pods.remove(names, item)
+                pods.remove(names, item, state["nodes"])
         memory.save(names, state)
         _refresh(names, state, before, [])
+        _enrol(names, state)
 
 
 def _refresh(names, state, before, items):
@@ -180,6 +215,7 @@ def agent(lab, node, verb, only_proxy=False):
         if verb in ("start", "restart"):
             mesh.start_agent(names, node)
             mesh.wait_for_agent(names, node)
+            _enrol(names, state)
 
 
 def controller(lab, verb):
@@ -199,7 +235,11 @@ def exec_in(lab, name, command):
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:
-        raise LabError(f"{command[0]}: command not found")
+        print(f"lab: {command[0]}: command not found", file=sys.stderr)
+        sys.exit(127)
+    except OSError as error:
+        print(f"lab: {command[0]}: {error.strerror}", file=sys.stderr)
+        sys.exit(126)
 
 
 def down(lab):
@@ -208,7 +248,7 @@ def down(lab):
     names = Names(lab)
     mine = [name for name in topology.netns_names() if name.startswith(names.prefix)]
     pins = [os.path.join(parent, name) for parent in ("/sys/fs/bpf/fairlead", "/sys/fs/bpf/fairlead-standin")
-            if os.path.isdir(parent) for name in os.listdir(parent) if name.startswith(lab + "-")]
+            if os.path.isdir(parent) for name in os.listdir(parent) if name.startswith(names.pin_prefix)]
     found = bool(mine or pins or os.path.isdir(names.state) or os.path.isdir(cgroups.lab_root(lab)))
     cgroups.remove(cgroups.lab_root(lab))
     for path in pins:

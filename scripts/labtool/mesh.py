@@ -136,6 +136,23 @@ def controller_status(names):
         return {}
 
 
+def wait_for_verdict(names):
+    """After a start: until the controller has judged the objects. What it refuses is raised."""
+    status = wait_until(lambda: (lambda found: found if found.get("version") or found.get("problems") else None)(controller_status(names)),
+                        10, "the controller has not read the objects")
+    if not status["good"]:
+        raise LabError("the controller refuses the objects:\n" + "\n".join(status["problems"]))
+
+
+def remarks(names, state):
+    """What the controller has to say about the objects, one line each. The stand-in reads NetworkPolicies, it does not."""
+    status = controller_status(names)
+    ignored = [f"{report['file']}: {report['object']}: {report['message']}" for report in status.get("reports", [])
+               if report["severity"] == "info" and "not read" in report["message"]
+               and not (report["object"].startswith("NetworkPolicy ") and state["standin"] != "none")]
+    return status.get("problems", []) + ignored
+
+
 # ---- agents ---------------------------------------------------------------------------------------------------------
 
 def ensure_bpffs():
@@ -204,7 +221,10 @@ def enrol(names, pod):
             "netns": "/run/netns/" + names.pod_netns(namespace, name),
             "cgroup": cgroups.pod(names.lab, pod["spec"]["nodeName"], pod["metadata"]["uid"]),
             "annotations": pod["metadata"].get("annotations", {})}
-    keeper(names, pod["spec"]["nodeName"], "pod.add " + json.dumps(spec))
+    try:
+        keeper(names, pod["spec"]["nodeName"], "pod.add " + json.dumps(spec))
+    except LabError as error:
+        raise LabError(f"pod {namespace}/{name} is not enrolled on {pod['spec']['nodeName']}: {error}")
 
 
 def dismiss(names, pod):

@@ -2,6 +2,8 @@
 import hashlib
 import os
 
+from .shell import LabError
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 STATE_ROOT = "/run/fairlead-lab"
 BPF_ROOT = "/sys/fs/bpf"
@@ -17,6 +19,13 @@ def binary(name):
     return os.path.join(build_directory(), where, name)
 
 
+def built(*names):
+    """Tells before anything is made what cannot be started later."""
+    for name in names:
+        if not os.access(binary(name), os.X_OK):
+            raise LabError(f"{binary(name)} is not built: run `scripts/setup && scripts/build` first")
+
+
 def short(text, length=8):
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -27,14 +36,17 @@ class Names:
     def __init__(self, lab):
         self.lab = lab
         self.state = os.path.join(STATE_ROOT, lab)
-        self.prefix = f"fl-{lab}-"
+        # The underscore is in no lab's name: no lab's things begin like another's.
+        self.prefix = f"fl-{lab}_"
+        self.pin_prefix = f"{lab}_"
         self.hub = self.prefix + "hub"
 
     def node_netns(self, node):
         return self.prefix + "n-" + node
 
     def pod_netns(self, namespace, pod):
-        return f"{self.prefix}p-{namespace}.{pod}"[:200]
+        name = f"{self.prefix}p-{namespace}.{pod}"
+        return name if len(name) <= 200 else f"{name[:190]}-{short(name)}"
 
     def pod_interface(self, namespace, pod):
         return "lxc" + short(f"{self.lab}/{namespace}/{pod}")
@@ -46,10 +58,13 @@ class Names:
         return os.path.join(self.node_directory(node), "run")
 
     def bpf_directory(self, node):
-        return f"{BPF_ROOT}/fairlead/{self.lab}-{node}"
+        return f"{BPF_ROOT}/fairlead/{self._pins(node)}"
 
     def standin_directory(self, node):
-        return f"{BPF_ROOT}/fairlead-standin/{self.lab}-{node}"
+        return f"{BPF_ROOT}/fairlead-standin/{self._pins(node)}"
+
+    def _pins(self, node):
+        return self.pin_prefix + node.replace(".", "_")  # bpffs knows no dots
 
     def source_directory(self):
         return os.path.join(self.state, "manifests")

@@ -5,6 +5,7 @@
 
 Pods have host addresses and a default route to a gateway that is only a neighbour entry, as Cilium lays them out.
 """
+import ipaddress
 import os
 
 from .shell import LabError, in_netns, ip_batch, run, sysctl
@@ -15,6 +16,15 @@ GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::1"
 
 def node_addresses(index):
     return f"172.30.0.{10 + index}", f"fd30::{10 + index:x}"
+
+
+def node_ranges(index):
+    """Where the lab takes the addresses of a node's pods from; each node routes the others' ranges."""
+    return ipaddress.ip_network(f"10.244.{index}.0/24"), ipaddress.ip_network(f"fd00:10:244:{index:x}::/64")
+
+
+def is_of_node(address, index):
+    return any(ipaddress.ip_address(address) in network for network in node_ranges(index))
 
 
 def netns_names():
@@ -99,6 +109,17 @@ def make_pod(names, namespace, pod, node, addresses):
     pod_mac = _mac(netns, "eth0")
     host_routes += [f"neigh replace {address} lladdr {pod_mac} dev {interface} nud permanent" for address in addresses]
     ip_batch(node_netns, host_routes)
+
+
+def route_pod(names, nodes, node, addresses, verb="replace"):
+    """Addresses that a manifest brought and that are not of the node's range: a route of their own everywhere else."""
+    strange = [address for address in addresses if not is_of_node(address, nodes[node])]
+    if not strange:
+        return
+    address4, address6 = node_addresses(nodes[node])
+    routes = [f"route {verb} {address} via {address6 if ':' in address else address4}" for address in strange]
+    for netns in [names.hub] + [names.node_netns(other) for other in nodes if other != node]:
+        ip_batch(netns, routes)
 
 
 def _mac(netns, interface):
