@@ -13,6 +13,18 @@ MODE_LABEL = "istio.io/dataplane-mode"
 RUN_ANNOTATION = "lab.fairlead.dev/run"
 
 
+class Loader(yaml.SafeLoader):
+    """Says when a key is there twice: the library takes the last one, and nobody would hear of the other."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for name, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if isinstance(name, yaml.ScalarNode) and name.value != "<<" and name.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{name.value}' is there twice", name.start_mark)
+            seen.add(name.value if isinstance(name, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
 def read(paths):
     """All objects of files and directories, in order."""
     objects, places = [], {}
@@ -34,7 +46,7 @@ def read(paths):
 def _read_file(file):
     try:
         with open(file) as stream:
-            documents = list(yaml.safe_load_all(stream))
+            documents = list(yaml.load_all(stream, Loader))
     except FileNotFoundError:
         raise LabError(f"{file}: no such file")
     except yaml.YAMLError as error:

@@ -21,6 +21,7 @@ def read(text):
 @pytest.mark.parametrize("text, expected", [
     ("kind: Pod\nmetadata: {name: a\n  b: [\n", ":3:"),
     ("\tx: y\n", ":1:"),
+    ("kind: Pod\nmetadata:\n  name: a\n  name: b\n", ":4: 'name' is there twice"),
     ("just a string\n", "no Kubernetes object"),
     ("kind: Pod\nmetadata: oops\n", "metadata"),
     ("kind: Pod\nmetadata: null\n", "metadata"),

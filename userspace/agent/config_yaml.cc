@@ -1,7 +1,47 @@
+#include <algorithm>
+
 #include "agent/config.h"
+#include "base/net_types.h"
 #include "base/reader_yaml.h"
 
 namespace fairlead::agent {
+namespace {
+
+bool is_node_name(std::string_view text) {
+  const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  return !text.empty() && text.size() <= 253 && alphanumeric(text.front()) && alphanumeric(text.back()) &&
+         std::all_of(text.begin(), text.end(),
+                     [&](char c) { return alphanumeric(c) || c == '-' || c == '.'; });
+}
+
+bool is_host_port(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) return false;
+  const auto port = parse_number(text.substr(colon + 1), 65535);
+  return port && *port != 0;
+}
+
+bool is_absolute(std::string_view path) {
+  return path.size() > 1 && path.front() == '/' && (std::string(path) + "/").find("/../") == std::string::npos;
+}
+
+// What reads well and could never work: told at the start and not by a process that fails later.
+Result<void> validate(const std::string& path, const AgentConfig& config) {
+  const auto refuse = [&path](std::string_view key, std::string_view value, std::string_view want) {
+    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: {}: got '{}', want {}", path, key, value, want));
+  };
+  if (!is_node_name(config.node)) return refuse("node", config.node, "a DNS name");
+  if (!is_host_port(config.controller.address))
+    return refuse("controller.address", config.controller.address, "HOST:PORT");
+  if (!is_absolute(config.run_directory))
+    return refuse("runDirectory", config.run_directory, "an absolute path");
+  if (!is_absolute(config.bpf_directory))
+    return refuse("bpfDirectory", config.bpf_directory, "an absolute path");
+  if (config.certificates.ttl.count() < 1) return refuse("certificates.ttl", "less than 1s", "1s or more");
+  return {};
+}
+
+}  // namespace
 
 Result<AgentConfig> load_config(const std::string& path) {
   AgentConfig config;
@@ -27,6 +67,7 @@ Result<AgentConfig> load_config(const std::string& path) {
     if (value->empty())
       return Error(ErrorKind::kInvalidArgument, fmt::format("{}: '{}' is required", path, key));
   }
+  FL_TRY(validate(path, config));
   return config;
 }
 

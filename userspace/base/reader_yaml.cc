@@ -2,6 +2,10 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
+#include <set>
+#include <vector>
+
 #include "base/file.h"
 #include "base/net_types.h"
 
@@ -23,14 +27,17 @@ Result<std::chrono::milliseconds> parse_duration(const std::string& text) {
 
 void YamlReader::error(const YAML::Node& at, const std::string& text) {
   if (!errors_.empty()) errors_ += '\n';
-  errors_ += fmt::format("{}:{}: {}", path_, at.Mark().line + 1, text);
+  // A document that holds nothing has no mark (-1).
+  errors_ += fmt::format("{}:{}: {}", path_, std::max(at.Mark().line, 0) + 1, text);
 }
 
 Result<void> YamlReader::read(const std::string& path, const Fields& fields) {
   FL_TRY_ASSIGN(const std::string content, read_file(path));
   YamlReader reader(path);
   try {
-    reader.apply(YAML::Load(content), fields, "");
+    const std::vector<YAML::Node> documents = YAML::LoadAll(content);
+    reader.apply(documents.empty() ? YAML::Node() : documents[0], fields, "");
+    if (documents.size() > 1) reader.error(documents[1], "want one document, there is another");
   } catch (const YAML::Exception& broken) {
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}:{}: {}", path, broken.mark.line + 1, broken.msg));
@@ -41,9 +48,16 @@ Result<void> YamlReader::read(const std::string& path, const Fields& fields) {
 
 void YamlReader::apply(const YAML::Node& map, const Fields& fields, const std::string& where) {
   if (!map.IsMap()) return error(map, fmt::format("{}: want a mapping", where.empty() ? "file" : where));
+  std::set<std::string> seen;
   for (const auto& item : map) {
-    const auto key = item.first.as<std::string>();
+    if (!item.first.IsScalar()) {
+      error(item.first, "got a list or a mapping as a key, want a name");
+      continue;
+    }
+    const std::string& key = item.first.Scalar();
     const std::string full = where.empty() ? key : where + "." + key;
+    // YAML forbids it, the library takes one of the two.
+    if (!seen.insert(key).second) error(item.first, fmt::format("'{}' is there twice, want it once", full));
     const auto field = fields.find(key);
     if (field == fields.end()) {
       std::string known;

@@ -48,6 +48,45 @@ TEST_F(Config, WantsWhatItCannotGuess) {
   EXPECT_NE(load("controller: {address: 'x:1'}\n").error().text().find("node"), std::string::npos);
 }
 
+TEST_F(Config, SaysWhatIsThereTwiceOrNotAtAll) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"node: a\ncontroller: {address: 'x:1'}\nnode: b\n", ":3: 'node' is there twice"},
+      {"node: a\ncontroller:\n  address: 'x:1'\n  address: 'y:1'\n",
+       ":4: 'controller.address' is there twice"},
+      {"node: a\ncontroller: {address: 'x:1'}\n---\nlog: {level: debug}\n", ":4: want one document"},
+      {"", ":1: file: want a mapping"},
+      {"# nothing but a comment\n", ":1: file: want a mapping"},
+      {"node: a\n? [b, c]\n: d\ncontroller: {address: 'x:1'}\n", ":2: got a list or a mapping as a key"},
+  };
+  for (const auto& [text, expected] : cases) {
+    const auto config = load(text);
+    ASSERT_FALSE(config) << text;
+    EXPECT_EQ(config.error().text().find(path + expected), 0u) << config.error().text();
+  }
+}
+
+TEST_F(Config, RefusesWhatCouldNeverWork) {
+  const std::string good = "node: n1\ncontroller: {address: 'x:1'}\n";
+  ASSERT_TRUE(load(good));
+  const std::pair<std::string, const char*> cases[] = {
+      {"node: ../n1\ncontroller: {address: 'x:1'}\n", "node: got '../n1', want a DNS name"},
+      {"node: n1\ncontroller: {address: nonsense}\n", "controller.address: got 'nonsense', want HOST:PORT"},
+      {"node: n1\ncontroller: {address: 'x:0'}\n", "controller.address: got 'x:0', want HOST:PORT"},
+      {"node: n1\ncontroller: {address: 'x:65536'}\n", "controller.address: got"},
+      {"node: n1\ncontroller: {address: ':1'}\n", "controller.address: got"},
+      {good + "runDirectory: run\n", "runDirectory: got 'run', want an absolute path"},
+      {good + "runDirectory: /a/../b\n", "runDirectory: got"},
+      {good + "bpfDirectory: sys/fs/bpf/x\n", "bpfDirectory: got"},
+      {good + "drain: {deadline: 0s}\ncertificates: {ttl: 500ms}\n", "certificates.ttl: got"},
+  };
+  for (const auto& [text, expected] : cases) {
+    const auto config = load(text);
+    ASSERT_FALSE(config) << text;
+    EXPECT_NE(config.error().text().find(expected), std::string::npos) << config.error().text();
+  }
+  EXPECT_TRUE(load("node: ip-10-0-0-1.example.com\ncontroller: {address: '[fd00::1]:15012'}\n"));
+}
+
 TEST_F(Config, BrokenYamlNamesItsLine) {
   const auto config = load("node: n1\ncontroller: {address: [\n");
   ASSERT_FALSE(config);
