@@ -21,6 +21,8 @@ namespace fairlead::keeper {
 namespace {
 
 constexpr size_t kMaxOutgoing = 8192;
+constexpr size_t kMaxOutgoingFds =
+    8192;  // waiting for a proxy that does not read: kMaxPods with listeners, twice
 constexpr std::chrono::milliseconds kRetry{20};
 constexpr std::chrono::seconds kDrainGrace{1};
 
@@ -165,8 +167,7 @@ void Keeper::recall_pods() {
 // ---- pods
 // ---------------------------------------------------------------------------------------------------------------
 
-Result<void> Keeper::attach(Pod& pod) {
-  FL_TRY_ASSIGN(const UniqueFd cgroup, open_pod_cgroup(pod.spec.cgroup));
+Result<void> Keeper::attach(Pod& pod, BorrowedFd cgroup) {
   FL_TRY_ASSIGN(const enroll::Exclusions exclusions, enroll::exclusions_of(pod.spec));
   const auto listen = [&](ebpf::Direction direction, int family, const UniqueFd& listener) {
     return datapath_->set_listener(pod.where.cookie, direction, family, listener);
@@ -196,17 +197,21 @@ Result<uint64_t> Keeper::add_pod(enroll::PodSpec spec) {
   FL_TRY_ASSIGN(pod.where, inspect(pod.netns, home_));
   if (pod.where.cookie == home_cookie_)
     return Error(ErrorKind::kInvalidArgument, "that is the node's own network namespace");
+  FL_TRY_ASSIGN(const UniqueFd cgroup, open_pod_cgroup(spec.cgroup));
   const auto known = pods_.find(spec.uid);
   const bool same = known != pods_.end() && known->second.where.cookie == pod.where.cookie;
-  if (known != pods_.end() && !same) FL_TRY(remove_pod(spec.uid));
-  if (!same && pods_.size() >= enroll::kMaxPods) return Error(ErrorKind::kExhausted, "too many pods");
+  const bool replaces = known != pods_.end() && !same;
+  if (known == pods_.end() && pods_.size() >= enroll::kMaxPods)
+    return Error(ErrorKind::kExhausted, "too many pods");
   if (same) {
     pod.listeners = std::move(known->second.listeners);
   } else {
     FL_TRY_ASSIGN(pod.listeners, open_listeners(pod.netns, home_));
   }
+  // Not before: what cannot take its place must not uncover a pod that is captured.
+  if (replaces) FL_TRY(remove_pod(spec.uid));
   pod.spec = std::move(spec);
-  Result<void> attached = attach(pod);
+  Result<void> attached = attach(pod, cgroup);
   if (!attached) {
     if (same) known->second.listeners = std::move(pod.listeners);
     return Error(std::move(attached).error());
@@ -237,8 +242,8 @@ Result<void> Keeper::save() const {
 
 void Keeper::proxy_started(UniqueFd contract) {
   contract_ = std::move(contract);
-  outgoing_.clear();
-  proxy_synced_ = false;
+  drop_outgoing();
+  proxy_synced_ = proxy_greeted_ = false;
   const Result<void> watched = reactor_->watch_level(contract_, *this);
   if (!watched) log::error("keeper", "{}", watched.error().text());
 }
@@ -246,7 +251,7 @@ void Keeper::proxy_started(UniqueFd contract) {
 void Keeper::proxy_exited() noexcept {
   if (contract_) reactor_->unwatch(contract_);
   contract_.reset();
-  outgoing_.clear();
+  drop_outgoing();
   proxy_synced_ = false;
   if (leaving_) reactor_->stop();
 }
@@ -274,10 +279,12 @@ void Keeper::on_io(uint32_t) noexcept {
 
 bool Keeper::handle(contract::Packet packet) {
   if (const auto* hello = std::get_if<contract::Hello>(&packet.message)) {
-    if (hello->version != contract::kVersion) return false;
+    if (hello->version != contract::kVersion || proxy_greeted_) return false;
+    proxy_greeted_ = true;
     greet_proxy();
     return true;
   }
+  if (!proxy_greeted_) return false;
   if (const auto* need = std::get_if<contract::NeedSockets>(&packet.message)) {
     give_sockets(*need);
     return true;
@@ -314,15 +321,16 @@ void Keeper::tell_pod(const Pod& pod) {
   message.inbound_port = kInboundPort;
   message.has_v6 = pod.listeners.has_v6();
   std::vector<UniqueFd> fds;
-  const auto add = [&fds](const UniqueFd& listener) {
-    auto copy = duplicate(listener);
-    if (copy) fds.push_back(std::move(*copy));
-  };
-  add(pod.listeners.outbound4);
-  add(pod.listeners.inbound4);
-  if (message.has_v6) {
-    add(pod.listeners.outbound6);
-    add(pod.listeners.inbound6);
+  for (const UniqueFd* listener : {&pod.listeners.outbound4, &pod.listeners.inbound4,
+                                   &pod.listeners.outbound6, &pod.listeners.inbound6}) {
+    if (!*listener) continue;  // no IPv6
+    auto copy = duplicate(*listener);
+    if (!copy) {
+      // With one missing the others would be taken for it. The next proxy is told of everything.
+      log::error("keeper", "pod {}/{}: {}", pod.spec.ns, pod.spec.name, copy.error().text());
+      return proxy_->kill(SIGKILL);
+    }
+    fds.push_back(std::move(*copy));
   }
   tell(std::move(message), std::move(fds));
 }
@@ -345,10 +353,12 @@ void Keeper::give_sockets(const contract::NeedSockets& need) {
 
 void Keeper::tell(contract::Message message, std::vector<UniqueFd> fds) {
   if (!contract_) return;  // the next proxy is greeted with everything
-  if (outgoing_.size() >= kMaxOutgoing) {
+  if (outgoing_.size() >= kMaxOutgoing || outgoing_fds_ + fds.size() > kMaxOutgoingFds) {
     log::error("keeper", "the proxy does not read");
+    drop_outgoing();
     return proxy_->kill(SIGKILL);
   }
+  outgoing_fds_ += fds.size();
   outgoing_.push_back({std::move(message), std::move(fds)});
   flush();
 }
@@ -365,8 +375,14 @@ void Keeper::flush() {
       reactor_->timers().arm(retry_, reactor_->now() + kRetry);
       return;
     }
+    outgoing_fds_ -= outgoing_.front().fds.size();
     outgoing_.pop_front();
   }
+}
+
+void Keeper::drop_outgoing() noexcept {
+  outgoing_.clear();
+  outgoing_fds_ = 0;
 }
 
 // ---- the end

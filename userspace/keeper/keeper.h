@@ -57,7 +57,7 @@ class Keeper final : private IoHandler {
   Result<void> prepare_directories();
   void recall_pods();
   Result<uint64_t> add_pod(enroll::PodSpec spec);
-  Result<void> attach(Pod& pod);
+  Result<void> attach(Pod& pod, BorrowedFd cgroup);
   Result<void> remove_pod(const std::string& uid);
   Result<void> save() const;
 
@@ -70,6 +70,7 @@ class Keeper final : private IoHandler {
   void tell_pod(const Pod& pod);
   void tell(contract::Message message, std::vector<UniqueFd> fds = {});
   void flush();
+  void drop_outgoing() noexcept;
   void on_retry() noexcept { flush(); }
   void on_signal() noexcept;
   void on_drained() noexcept;
@@ -95,7 +96,9 @@ class Keeper final : private IoHandler {
   SignalWatch signal_watch_;
   UniqueFd contract_;
   std::deque<Outgoing> outgoing_;
+  size_t outgoing_fds_ = 0;
   std::map<std::string, Pod> pods_;  // by uid
+  bool proxy_greeted_ = false;
   bool proxy_synced_ = false;
   bool ever_synced_ = false;  // fl_dests has held the mesh in this keeper's life
   bool leaving_ = false;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -33,6 +34,8 @@ constexpr int kExecFailed = 127;
   };
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) fail("proxy: the keeper died first\n");
+  // Whoever started the keeper may have left something open; nothing of it is the proxy's.
+  if (::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC) != 0) fail("proxy: close_range\n");
   if (::fcntl(contract, F_SETFD, 0) != 0) fail("proxy: contract fd\n");
   for (int capability = 0; capability <= kLastCapability; ++capability) {
     (void)::prctl(PR_CAPBSET_DROP, capability, 0, 0,
