@@ -22,13 +22,15 @@ bool is_host_port(std::string_view text) {
 }
 
 bool is_absolute(std::string_view path) {
-  return path.size() > 1 && path.front() == '/' && (std::string(path) + "/").find("/../") == std::string::npos;
+  return path.size() > 1 && path.front() == '/' &&
+         (std::string(path) + "/").find("/../") == std::string::npos;
 }
 
 // What reads well and could never work: told at the start and not by a process that fails later.
 Result<void> validate(const std::string& path, const AgentConfig& config) {
   const auto refuse = [&path](std::string_view key, std::string_view value, std::string_view want) {
-    return Error(ErrorKind::kInvalidArgument, fmt::format("{}: {}: got '{}', want {}", path, key, value, want));
+    return Error(ErrorKind::kInvalidArgument,
+                 fmt::format("{}: {}: got '{}', want {}", path, key, value, want));
   };
   if (!is_node_name(config.node)) return refuse("node", config.node, "a DNS name");
   if (!is_host_port(config.controller.address))

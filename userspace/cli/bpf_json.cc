@@ -1,4 +1,6 @@
 // bpf progs|maps|links: what is on the hooks, ours and everybody else's.
+#include <sys/stat.h>
+
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -14,12 +16,19 @@ std::string_view owner(bool ours) {
   return ours ? "fairlead" : "other";
 }
 
-// cgroup path → "ns/name", as far as the keeper tells; without it links are listed all the same.
-std::map<std::string, std::string> pods_by_cgroup(const Options& options) {
+std::string netns_target(uint64_t inode) {
+  return fmt::format("netns inode {}", inode);
+}
+
+// Target of a link → "ns/name", as far as the keeper tells; without it links are listed all the same.
+std::map<std::string, std::string> pods_by_target(const Options& options) {
   std::map<std::string, std::string> pods;
   const auto answer = net_pods(options);
   for (const json& pod : answer) {
-    pods[pod.value("cgroup", "")] = pod.value("namespace", "") + "/" + pod.value("name", "");
+    const std::string name = pod.value("namespace", "") + "/" + pod.value("name", "");
+    pods[pod.value("cgroup", "")] = name;
+    struct stat netns{};
+    if (::stat(pod.value("netns", "").c_str(), &netns) == 0) pods[netns_target(netns.st_ino)] = name;
   }
   return pods;
 }
@@ -34,7 +43,7 @@ Result<ebpf::Inventory> read_inventory(const Options& options) {
 }
 
 json link_rows(const Options& options, const ebpf::Inventory& inventory) {
-  const auto pods = pods_by_cgroup(options);
+  const auto pods = pods_by_target(options);
   std::map<uint32_t, std::string> names;
   for (const auto& program : inventory.programs) names[program.id] = program.name;
   json rows = json::array();
@@ -46,7 +55,7 @@ json link_rows(const Options& options, const ebpf::Inventory& inventory) {
       target = link.cgroup_path.empty() ? fmt::format("cgroup id {}", link.cgroup_id) : link.cgroup_path;
     } else if (link.type == "netns") {
       kind = "netns";
-      target = fmt::format("netns inode {}", link.netns_inode);
+      target = netns_target(link.netns_inode);
     } else if (link.ifindex != 0) {
       kind = "interface";
       target = fmt::format("ifindex {}", link.ifindex);

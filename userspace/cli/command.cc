@@ -62,24 +62,28 @@ std::optional<Format> format_of(std::string_view name) {
 bool take_option(std::string_view name, std::string_view value, Options& options) {
   if (name == "--run-dir") {
     options.run_directory = value;
+    options.chosen = true;
     return true;
   }
   if (name == "-o") {
     const auto format = format_of(value);
     if (format) options.format = *format;
-    return format.has_value() ||
-           complain(kUsage, fmt::format("-o {}: want table, json or yaml", value)) == kOk;
+    return format.has_value() || complain(kUsage, fmt::format("-o {}: want table, json or yaml\n"
+                                                              "  Try: fairlead -o json status",
+                                                              value)) == kOk;
   }
   const auto seconds = parse_number(value, 3600);
   if (seconds) options.timeout = std::chrono::seconds(*seconds);
-  return seconds.has_value() || complain(kUsage, fmt::format("--timeout {}: want seconds", value)) == kOk;
+  return seconds.has_value() || complain(kUsage, fmt::format("--timeout {}: want seconds, up to 3600\n"
+                                                             "  Try: fairlead --timeout 10 status",
+                                                             value)) == kOk;
 }
 
 std::optional<Parsed> parse(std::span<const char* const> words) {
   Parsed parsed;
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string_view word = words[i];
-    if (word == "--help" || word == "-h") {
+    if (word == "--help" || word == "-h" || (word == "help" && parsed.words.empty())) {
       parsed.help = true;
     } else if (word == "--version") {
       parsed.version = true;
@@ -87,7 +91,7 @@ std::optional<Parsed> parse(std::span<const char* const> words) {
       continue;  // nothing is coloured; scripts may say so all the same
     } else if (word == "--run-dir" || word == "-o" || word == "--timeout") {
       if (i + 1 == words.size()) {
-        complain(kUsage, fmt::format("{} wants a value", word));
+        complain(kUsage, fmt::format("{} wants a value\n  Try: fairlead --help", word));
         return std::nullopt;
       }
       if (!take_option(word, words[++i], parsed.options)) return std::nullopt;
@@ -107,6 +111,16 @@ const Command* find(const std::vector<std::string>& words, size_t& used) {
   return nullptr;
 }
 
+std::string no_such_command(const std::vector<std::string>& words) {
+  if (words[0].starts_with("-")) return fmt::format("unknown option '{}'\n  Try: fairlead --help", words[0]);
+  std::string verbs;
+  for (const Command& command : kCommands) {
+    if (words[0] == command.noun) verbs += fmt::format("\n  Try: fairlead {} {}", command.noun, command.verb);
+  }
+  const std::string asked = words[0] + (words.size() > 1 ? " " + words[1] : "");
+  return fmt::format("no command '{}'{}", asked, verbs.empty() ? "\n  Try: fairlead --help" : verbs);
+}
+
 }  // namespace
 
 std::span<const Command> commands() {
@@ -114,11 +128,9 @@ std::span<const Command> commands() {
 }
 
 int run(std::span<const char* const> words, const char* environment_run_directory) {
-  Parsed defaults;
   auto parsed = parse(words);
   if (!parsed) return kUsage;
-  const bool chosen = parsed->options.run_directory != defaults.options.run_directory;
-  if (environment_run_directory != nullptr && !chosen)
+  if (environment_run_directory != nullptr && !parsed->options.chosen)
     parsed->options.run_directory = environment_run_directory;
   if (parsed->version) {
     std::puts("fairlead " FAIRLEAD_VERSION);
@@ -131,8 +143,7 @@ int run(std::span<const char* const> words, const char* environment_run_director
   size_t used = 0;
   const Command* command = find(parsed->words, used);
   if (command == nullptr) {
-    const std::string asked = parsed->words[0] + (parsed->words.size() > 1 ? " " + parsed->words[1] : "");
-    return complain(kUsage, fmt::format("no command '{}'\n  Try: fairlead --help", asked));
+    return complain(kUsage, no_such_command(parsed->words));
   }
   parsed->options.arguments.assign(parsed->words.begin() + static_cast<ptrdiff_t>(used), parsed->words.end());
   if (command->arguments.empty() && !parsed->options.arguments.empty()) {

@@ -22,6 +22,7 @@ enum class Format { kTable, kJson, kYaml };
 
 struct Options {
   std::string run_directory = "/run/fairlead";
+  bool chosen = false;  // by --run-dir, and not by the environment or as the default
   Format format = Format::kTable;
   std::chrono::milliseconds timeout{5000};
   std::vector<std::string> arguments;  // behind noun and verb

@@ -45,19 +45,21 @@ int run_workload_list(const Options& options) {
 }
 
 int run_service_list(const Options& options) {
-  return list(
-      options, "services",
-      {full_name("SERVICE"),
-       column("ADDRESSES", "addresses"),
-       {"PORTS",
-        [](const json& row) {
-          json texts = json::array();
-          for (const json& port : row.value("ports", json::array())) {
-            texts.push_back(fmt::format("{}->{}", port.value("servicePort", 0), port.value("targetPort", 0)));
-          }
-          return cell(texts);
-        }},
-       count("ENDPOINTS", "endpoints")});
+  return list(options, "services",
+              {full_name("SERVICE"),
+               column("ADDRESSES", "addresses"),
+               {"PORTS",
+                [](const json& row) {
+                  json texts = json::array();
+                  for (const json& port : row.value("ports", json::array())) {
+                    // 0: a port by name, which each pod has where it likes.
+                    const int target = port.value("targetPort", 0);
+                    texts.push_back(fmt::format("{}->{}", port.value("servicePort", 0),
+                                                target == 0 ? "named" : std::to_string(target)));
+                  }
+                  return cell(texts);
+                }},
+               count("ENDPOINTS", "endpoints")});
 }
 
 int run_policy_list(const Options& options) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -129,10 +130,11 @@ std::optional<json> ask(const Options& options, Socket socket, const std::string
       options.run_directory + (socket == Socket::kKeeper ? "/keeper.sock" : "/proxy.sock");
   const auto answer = net::query(path, line, options.timeout);
   if (!answer) {
-    status = complain(
-        kUnreachable,
-        answer.error().text() +
-            "\n  Is the agent running here? Try: fairlead check; or name its directory: --run-dir DIR");
+    const bool forbidden = answer.error().code() == EACCES || answer.error().code() == EPERM;
+    status = complain(kUnreachable, answer.error().text() +
+                                        (forbidden ? "\n  Only root may ask the agent. Try: sudo fairlead …"
+                                                   : "\n  Is the agent running here? Try: fairlead check; or "
+                                                     "name its directory: --run-dir DIR"));
     return std::nullopt;
   }
   json document = json::parse(*answer, nullptr, false);
@@ -143,7 +145,8 @@ std::optional<json> ask(const Options& options, Socket socket, const std::string
     return std::nullopt;
   }
   if (document.is_object() && document.contains("error")) {
-    status = complain(kFailure, cell(document["error"]));
+    status = complain(kFailure, fmt::format("{}\n  Try: fairlead {}", cell(document["error"]),
+                                            line.starts_with("pod.") ? "pod list" : "status"));
     return std::nullopt;
   }
   status = kOk;

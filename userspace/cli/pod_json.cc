@@ -28,7 +28,9 @@ int run_pod_add(const Options& options) {
   const auto& words = options.arguments;
   const size_t slash = words.size() < 5 ? std::string::npos : words[1].find('/');
   if (slash == std::string::npos) {
-    return complain(kUsage, "pod add: want UID NAMESPACE/NAME SERVICE-ACCOUNT NETNS CGROUP [KEY=VALUE…]");
+    return complain(kUsage,
+                    "pod add: want UID NAMESPACE/NAME SERVICE-ACCOUNT NETNS CGROUP [KEY=VALUE…]\n"
+                    "  Try: fairlead pod list");
   }
   json pod{{"uid", words[0]},
            {"namespace", words[1].substr(0, slash)},
@@ -40,7 +42,8 @@ int run_pod_add(const Options& options) {
   for (size_t i = 5; i < words.size(); ++i) {
     const size_t equals = words[i].find('=');
     if (equals == std::string::npos)
-      return complain(kUsage, fmt::format("pod add: '{}' is not KEY=VALUE", words[i]));
+      return complain(kUsage,
+                      fmt::format("pod add: '{}' is not KEY=VALUE\n  Try: fairlead --help", words[i]));
     pod["annotations"][words[i].substr(0, equals)] = words[i].substr(equals + 1);
   }
   int status = kOk;

@@ -9,7 +9,8 @@ namespace {
 using nlohmann::json;
 
 void line(std::string_view name, const std::string& text) {
-  std::fputs(fmt::format("{:14} {}\n", name, text).c_str(), stdout);
+  std::fputs((text.empty() ? fmt::format("{}\n", name) : fmt::format("{:14} {}\n", name, text)).c_str(),
+             stdout);
 }
 
 void counters(const json& values) {

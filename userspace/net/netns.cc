@@ -20,7 +20,10 @@ Result<UniqueFd> current_netns() {
 }
 
 Result<NetnsScope> NetnsScope::enter(BorrowedFd netns, BorrowedFd home) {
-  if (::setns(netns.get(), CLONE_NEWNET) != 0) return Error::from_errno("setns");
+  if (::setns(netns.get(), CLONE_NEWNET) != 0) {
+    const int code = errno;
+    return Error::from_code(code == EINVAL ? "setns: this is no network namespace" : "setns", code);
+  }
   return NetnsScope(home.get());
 }
 

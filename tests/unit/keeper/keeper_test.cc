@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "keeper_bed.h"
+#include "support/golden.h"
 
 namespace fairlead::keeper::test {
 namespace {
@@ -60,6 +61,35 @@ TEST_F(KeeperBed, APodComesAndGoes) {
   EXPECT_THAT(pinned_pods(), IsEmpty());
   EXPECT_EQ(json::parse(*read_file(file("pods.json"))), json::array());
   EXPECT_EQ(remove("uid-1").value("error", ""), "no pod with uid uid-1");
+}
+
+// What `fairlead -o json` prints of the keeper is a stable API; what varies is replaced.
+TEST_F(KeeperBed, AnswersAreStable) {
+  start_and_wait();
+  json pod = make_pod(1);
+  pod["annotations"] = {{"traffic.sidecar.istio.io/excludeOutboundPorts", "7000"},
+                        {"traffic.sidecar.istio.io/excludeInboundPorts", "9000"},
+                        {"traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/8"}};
+  const auto golden = [](const char* name, const json& document) {
+    fairlead::test::expect_golden(std::string("agent/keeper-") + name + ".json", document.dump(2) + "\n");
+  };
+  json added = add(pod);
+  added["netnsCookie"] = 42;
+  golden("pod.add", added);
+  json pods = ask("pods");
+  ASSERT_EQ(pods.size(), 1u);
+  pods[0]["netnsCookie"] = 42;
+  pods[0]["netns"] = "/run/netns/pod-1";
+  pods[0]["cgroup"] = "/sys/fs/cgroup/kubepods/poduid-1";
+  golden("pods", pods);
+  json status = ask("status");
+  status["pid"] = 4710;
+  status["proxyPid"] = 4711;
+  status["uptimeSeconds"] = 192;
+  status["version"] = "0.0.0";
+  status["bpf"]["directory"] = "/sys/fs/bpf/fairlead";
+  golden("status", status);
+  golden("pod.remove", remove("uid-1"));
 }
 
 TEST_F(KeeperBed, TheSamePodAgainIsARefresh) {
