@@ -70,7 +70,9 @@ def make_node(names, node, index, nodes):
     address4, address6 = node_addresses(index)
     ip_batch(netns, ["link set lo up", "link set up0 up", f"addr add {address4}/24 dev up0",
                      f"addr add {address6}/64 dev up0 nodad", f"route add default via {HUB4}",
-                     f"route add default via {HUB6}"])
+                     f"route add default via {HUB6}",
+                     # A pod that is not there is unreachable, and not for the hub to send back.
+                     *[f"route add unreachable {network}" for network in node_ranges(index)]])
     for other, other_index in nodes.items():
         if other == node:
             continue

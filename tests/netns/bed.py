@@ -60,6 +60,10 @@ class Hand:
         self._process.stdout.close()
 
     @property
+    def output(self):
+        return self._process.stdout
+
+    @property
     def alive(self):
         return self._process.poll() is None
 

@@ -1,6 +1,7 @@
 """What goes in comes out: whole, in order, with its end; or the connection is reset."""
 import itertools
 import os
+import select
 
 import pytest
 
@@ -111,6 +112,41 @@ def _crowd(bed, to, count):
         return hand.answer(90)
     finally:
         hand.close()
+
+
+def test_long_idle_is_no_end(bed):
+    """Not a byte for longer than any deadline of ours (a dead peer is noticed within 10 s): a peer that says nothing lives."""
+    ways = {**{path: ("front/web", to) for path, to in PATHS.items()}, "itself": ("back/api-1", ["far.back", 80]),
+            "plaintext": ("outside/client", [bed.ip("back/api-1"), 8080])}
+    hands = {way: bed.new_hand(source) for way, (source, _) in ways.items()}
+    try:
+        for way, (_, to) in ways.items():
+            hands[way].start("keep", to=to, family="4")
+            assert "sees_peer" in hands[way].answer(), way
+        assert not select.select([hand.output for hand in hands.values()], [], [], 25)[0], "somebody had something to say"
+        for way, hand in hands.items():
+            hand.say("still here")
+            assert hand.answer() == {"echo": "still here\n"}, way
+    finally:
+        for hand in hands.values():
+            hand.close()
+
+
+def test_connections_share_a_tunnel_per_identity_and_destination(bed):
+    for source in ("front/web", "front/other"):
+        assert bed.call(source, "who", to=["far.back", 80], family="4").get("pod") == "api-1"  # each has one now
+    before = bed.counters("node1")["tunnels_opened"]
+    for source in ("front/web", "front/other"):
+        for _ in range(20):
+            assert bed.call(source, "who", to=["far.back", 80], family="4").get("pod") == "api-1"
+    assert bed.counters("node1")["tunnels_opened"] == before
+    hand = bed.new_hand("back/api-2")  # the third identity on this node, by another name of the same pod
+    try:
+        hand.start("who", to=[bed.ip("back/api-1"), 8080])
+        assert hand.answer().get("pod") == "api-1"
+    finally:
+        hand.close()
+    assert bed.counters("node1")["tunnels_opened"] - before <= 1
 
 
 def proxy_fds(bed, node):

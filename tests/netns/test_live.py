@@ -2,6 +2,7 @@
 import pytest
 
 from bed import LabError, eventually, is_refused, is_refused_at_once
+from labtool.shell import run
 
 POD = """
 apiVersion: v1
@@ -83,6 +84,17 @@ def test_endpoint_that_vanishes_ends_its_connections(bed):
             assert is_refused(hand.answer(45))
         finally:
             hand.close()
+
+
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_endpoint_that_is_gone_and_nobody_said_so(bed, family):
+    """Its interface has vanished, the controller tells of it still: new connections are refused, at once."""
+    with bed.applied(SERVICE + POD.format(name="late-1", node="node2"), KEY, FIRST):
+        answers(bed)
+        bed.call("front/other", "who", to=["late.back", 80], family=family)  # a tunnel of its own
+        run("ip", "-netns", bed.names.node_netns("node2"), "link", "delete", bed.names.pod_interface("back", "late-1"))
+        answer = bed.call("front/excluding", "who", seconds=5, to=["late.back", 80], family=family)  # without a tunnel so far
+        assert is_refused(answer) and answer["failed"] != "TimeoutError", answer
 
 
 def test_endpoint_whose_process_died(bed):

@@ -91,6 +91,43 @@ def test_agent_restarted_under_load(own_bed, load, node):
     check(own_bed, load)
 
 
+def open_files(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_kills_under_load_leave_no_file_open(own_bed):
+    """The keeper, which made the sockets, and the other node's proxy, which lost its peers, end as they began (but for a batch of
+    its stock of sockets)."""
+    keeper = mesh.pid_of(own_bed.names, "agent-node1")
+    other = own_bed.keeper("node2", "status")["proxyPid"]
+    load = Load(own_bed)
+    try:
+        load.wait_for_whole(20)
+        load.stop()
+    finally:
+        load.close()
+
+    def idle():
+        return all(not mesh.proxy(own_bed.names, node, "connections") for node in NODES)
+    eventually(idle, 15, "connections stay open")
+    before = open_files(keeper), open_files(other)
+    load = Load(own_bed)
+    try:
+        for _ in range(4):
+            load.wait_for_whole(20)
+            restarts = own_bed.keeper("node1", "status")["proxyRestarts"]
+            lab.agent(own_bed.lab, "node1", "kill", only_proxy=True)
+            eventually(lambda: (lambda status: status["proxyReady"] and status["proxyRestarts"] > restarts)(own_bed.keeper("node1", "status")),
+                       15, "no new proxy")
+        load.wait_for_whole(20)
+        check(own_bed, load)
+    finally:
+        load.close()
+    eventually(idle, 15, "connections stay open")
+    eventually(lambda: open_files(keeper) <= before[0] and open_files(other) <= before[1] + 32, 15,
+               f"more open files than {before}: {open_files(keeper)}, {open_files(other)}")
+
+
 def test_new_connections_wait_for_the_next_proxy(own_bed):
     """The keeper holds the listeners: who connects while no proxy lives is served late, not refused."""
     for _ in range(5):
