@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from bed import HERE, binary, eventually, lab, shell
+from bed import HERE, binary, eventually, lab, pods, shell
 
 GOLDEN = os.path.join(HERE, "..", "golden", "live")
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
@@ -156,6 +156,26 @@ def test_check_is_content_with_this_node(bed):
     for name in ("cgroup2", "bpffs", "root-cgroup-ours", "root-cgroup-exclusive", "collisions", "agent"):
         assert rows[name]["state"] == "ok", rows[name]
     assert all(row["remedy"] for row in rows.values() if row["state"] != "ok"), "something is wrong and nothing is to be done"
+
+
+def test_check_finds_somebody_else_on_a_hook_of_ours(bed):
+    """Attached without a link, as older programs are."""
+    if bed.stand_in == "none":
+        pytest.skip("needs a program to attach")
+    program = next(link["programId"] for link in ask(bed, "bpf", "links")
+                   if link["program"] == "standin_conn4" and link["target"].endswith(f"/{bed.lab}/node2"))
+    cgroup = pods.cgroup_of(bed.names, bed.pod("back/api-1"))
+    shell.run("bpftool", "cgroup", "attach", cgroup, "cgroup_inet4_connect", "id", str(program), "multi")
+    try:
+        done = fairlead(bed, "check", "-o", "json")
+        row = next(row for row in json.loads(done.stdout) if row["check"] == "collisions")
+        assert row["state"] == "fail" and row["remedy"] and f"cgroup_inet4_connect on {cgroup}" in row["found"], row
+        assert done.returncode == 1
+        shown, = [link for link in ask(bed, "bpf", "links") if link["target"] == cgroup and link["owner"] == "other"]
+        assert shown["program"] == "standin_conn4" and shown["id"] is None and shown["pod"] == "back/api-1"
+    finally:
+        shell.run("bpftool", "cgroup", "detach", cgroup, "cgroup_inet4_connect", "id", str(program))
+    assert fairlead(bed, "check").returncode == 0
 
 
 @pytest.mark.parametrize("noun", [noun for noun in NOUNS if not noun.startswith("bpf") and noun != "check"])

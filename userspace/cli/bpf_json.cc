@@ -39,6 +39,7 @@ Result<ebpf::Inventory> read_inventory(const Options& options) {
   ebpf::InventoryOptions wanted;
   const std::string directory = bpf_directory(options);
   if (!directory.empty()) wanted.pin_directory = directory;
+  for (const json& pod : net_pods(options)) wanted.cgroup_paths.push_back(pod.value("cgroup", ""));
   return ebpf::take_inventory(wanted);
 }
 
@@ -70,6 +71,21 @@ json link_rows(const Options& options, const ebpf::Inventory& inventory) {
                     {"targetKind", kind},
                     {"owner", owner(link.ours)},
                     {"pin", link.pin},
+                    {"pod", pod == pods.end() ? "" : pod->second}});
+  }
+  // Whoever attached without a link holds the hook all the same.
+  for (const auto& attachment : inventory.cgroup_attachments) {
+    if (attachment.by_link) continue;
+    const auto pod = pods.find(attachment.cgroup_path);
+    rows.push_back({{"id", nullptr},
+                    {"program", attachment.program_name},
+                    {"programId", attachment.program_id},
+                    {"type", "cgroup"},
+                    {"attachType", attachment.attach_type},
+                    {"target", attachment.cgroup_path},
+                    {"targetKind", "cgroup"},
+                    {"owner", owner(attachment.ours)},
+                    {"pin", ""},
                     {"pod", pod == pods.end() ? "" : pod->second}});
   }
   return rows;

@@ -49,7 +49,9 @@ void check_features(const Options& options, Findings& findings) {
 void check_root(const ebpf::Inventory& inventory, Findings& findings) {
   bool ours_at_root = false;
   bool exclusive = false;
+  const std::string root = ebpf::cgroup2_mount().value_or("");
   for (const auto& attachment : inventory.cgroup_attachments) {
+    if (attachment.cgroup_path != root) continue;
     ours_at_root = ours_at_root || attachment.ours;
     exclusive = exclusive || attachment.exclusive;
   }
