@@ -61,7 +61,9 @@ void Buffer::release() noexcept {
 
 void Buffer::grow(size_t bytes) {
   const size_t used = size();
-  if (head_ > 0 && capacity_ - used >= bytes) {  // room at the front: slide down
+  // Room at the front: slide down. Only what is small beside the room, or a backlog would be moved again and
+  // again.
+  if (head_ >= used && capacity_ - used >= bytes) {
     std::memmove(block_, block_ + head_, used);
     head_ = 0;
     tail_ = used;

@@ -9,6 +9,9 @@ namespace fairlead {
 namespace {
 
 constexpr int kEventsPerTurn = 256;
+// What a hook schedules belongs to this turn, too; but one that always schedules itself anew (a bulk stream
+// whose socket takes all) must let others have their turn.
+constexpr int kRoundsPerTurn = 4;
 constexpr uint32_t kBothEdges =
     static_cast<uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP) | static_cast<uint32_t>(EPOLLET);
 
@@ -86,10 +89,14 @@ void Reactor::unlink(TurnEndHook& hook) noexcept {
 }
 
 void Reactor::run_turn_end_hooks() noexcept {
-  while (hooks_ != nullptr) {  // a hook may schedule others: they belong to this turn, too
-    TurnEndHook& hook = *hooks_;
-    unlink(hook);
-    hook.on_turn_end();
+  for (int round = 0; round < kRoundsPerTurn && hooks_ != nullptr; ++round) {
+    TurnEndHook* const last = hooks_tail_;
+    for (bool more = true; more && hooks_ != nullptr;) {
+      TurnEndHook& hook = *hooks_;
+      more = &hook != last;
+      unlink(hook);
+      hook.on_turn_end();
+    }
   }
 }
 
