@@ -37,6 +37,9 @@ Connection::~Connection() = default;
 Result<void> Connection::receive(std::span<const uint8_t> plaintext) {
   return impl_->receive(plaintext);
 }
+void Connection::settle() {
+  impl_->deliver();
+}
 Buffer& Connection::output() noexcept {
   return impl_->output;
 }
@@ -62,8 +65,36 @@ void Connection::Impl::touched() {
   if (!dead) handler.on_output();
 }
 
+void BlockedQueue::push(const Stream& stream) noexcept {
+  if (stream.blocked) return;
+  auto* node = const_cast<Stream*>(&stream);
+  node->blocked = true;
+  node->previous_blocked = last_;
+  node->next_blocked = nullptr;
+  (last_ != nullptr ? last_->next_blocked : first_) = node;
+  last_ = node;
+  ++size_;
+}
+
+void BlockedQueue::remove(const Stream& stream) noexcept {
+  if (!stream.blocked) return;
+  stream.blocked = false;
+  (stream.previous_blocked != nullptr ? stream.previous_blocked->next_blocked : first_) = stream.next_blocked;
+  (stream.next_blocked != nullptr ? stream.next_blocked->previous_blocked : last_) = stream.previous_blocked;
+  --size_;
+}
+
+StreamHandler* Connection::Impl::take_out(StreamId id) {
+  const auto found = streams.find(id);
+  if (found == streams.end()) return nullptr;
+  StreamHandler* stream_handler = found->second.handler;
+  blocked.remove(found->second);
+  streams.erase(found);
+  return stream_handler;
+}
+
 void Connection::Impl::forget(StreamId id) {
-  streams.erase(id);
+  (void)take_out(id);
   handler.on_stream_closed(id);
 }
 
@@ -110,11 +141,11 @@ void Connection::Impl::reset_by_us(StreamId id, ErrorCode code) {
 
 void Connection::Impl::reset_all(ErrorCode code) {
   while (!streams.empty()) {
-    const auto node = streams.extract(streams.begin());
-    if (node.mapped().handler != nullptr) node.mapped().handler->on_reset(code);
-    handler.on_stream_closed(node.key());
+    const StreamId id = streams.begin()->first;
+    StreamHandler* stream_handler = take_out(id);
+    if (stream_handler != nullptr) stream_handler->on_reset(code);
+    handler.on_stream_closed(id);
   }
-  blocked.clear();
 }
 
 // The connection is over: GOAWAY goes into the output, every stream hears of it.
@@ -175,18 +206,15 @@ size_t Connection::Impl::writable(const Stream& stream) const noexcept {
   if (!stream.opened || stream.local_closed || dead || output.size() >= kMaxOutput) return 0;
   const int64_t window = std::min(stream.send_window, send_window);
   if (window <= 0) return 0;
-  return static_cast<size_t>(
-      std::min<int64_t>(window, std::min<int64_t>(peer_max_frame, static_cast<int64_t>(kMaxOutput))));
+  const size_t room = std::min<size_t>(kMaxOutput - output.size(), peer_max_frame);
+  return std::min(room, static_cast<size_t>(window));
 }
 
 size_t Connection::writable(StreamId id) const noexcept {
   const Stream* stream = impl_->find(id);
   if (stream == nullptr) return 0;
   const size_t room = impl_->writable(*stream);
-  if (room == 0 && !stream->blocked && !stream->local_closed) {
-    stream->blocked = true;
-    impl_->blocked.push_back(id);
-  }
+  if (room == 0 && !stream->local_closed) impl_->blocked.push(*stream);
   return room;
 }
 
@@ -223,7 +251,7 @@ void Connection::end(StreamId id) {
 
 void Connection::Impl::wake(Stream& stream) {
   if (!stream.blocked) return;
-  stream.blocked = false;
+  blocked.remove(stream);
   if (stream.handler != nullptr) stream.handler->on_writable();
 }
 
@@ -231,9 +259,7 @@ void Connection::Impl::wake(Stream& stream) {
 void Connection::Impl::wake_blocked() {
   for (size_t turns = blocked.size(); turns > 0 && !blocked.empty() && !dead; --turns) {
     if (output.size() >= kMaxOutput || send_window <= 0) return;
-    const StreamId id = blocked.front();
-    blocked.pop_front();
-    if (Stream* stream = find(id)) wake(*stream);
+    wake(*blocked.front());
   }
 }
 

@@ -3,7 +3,7 @@
 // loop turn.
 //
 // Data path without copies: prepare_data() gives room right behind a DATA frame header inside the output
-// buffer, the caller reads from its socket into it and commits. Incoming DATA payload is handed on as a span
+// buffer, the caller reads from its socket into it and commits. Incoming DATA payload is handed on as spans
 // into the received bytes.
 //
 // Back-pressure: a stream may send up to writable(); the receiver returns credit with consume() only for what
@@ -54,13 +54,18 @@ struct ConnectRequest {
   std::string traceparent;
 };
 
+// Payload that lies in several places.
+using Pieces = std::span<const std::span<const uint8_t>>;
+
 class StreamHandler {
  public:
-  virtual void on_response(int status) = 0;                    // client: headers of the answer
-  virtual void on_data(std::span<const uint8_t> payload) = 0;  // never more than the credit given
-  virtual void on_end() = 0;                                   // END_STREAM: the peer's FIN
-  virtual void on_reset(ErrorCode code) = 0;                   // RST_STREAM, or the connection died
-  virtual void on_writable() = 0;  // credit or output room came back after writable() was 0
+  virtual void on_response(int status) = 0;  // client: headers of the answer
+  // Never more than the credit given. What came on the stream in a row is handed on together, so that it can
+  // be written with one system call; at most kMaxPieces (hbone/limits.h).
+  virtual void on_data(Pieces pieces) = 0;
+  virtual void on_end() = 0;                  // END_STREAM: the peer's FIN
+  virtual void on_reset(ErrorCode code) = 0;  // RST_STREAM, or the connection died
+  virtual void on_writable() = 0;             // credit or output room came back after writable() was 0
 
  protected:
   ~StreamHandler() = default;
@@ -95,8 +100,10 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Decrypted bytes as they come, any split.
+  // Decrypted bytes as they come, any split. DATA payload is not handed on at once but gathered: the bytes
+  // must stay in place until settle().
   Result<void> receive(std::span<const uint8_t> plaintext);
+  void settle();
   // Frames that wait to be sealed. The caller consumes them.
   Buffer& output() noexcept;
   // The caller has sent what was in output(): streams that were held back by kMaxOutput go on (on_writable,

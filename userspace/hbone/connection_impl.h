@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <unordered_map>
 
 #include "hbone/frame.h"
@@ -22,7 +21,25 @@ struct Stream {
   bool remote_closed = false;
   bool opened = false;           // server: 200 was sent; client: HEADERS were sent
   bool answered = false;         // client: HEADERS came back
-  mutable bool blocked = false;  // writable() said 0: it wants on_writable()
+  mutable bool blocked = false;  // writable() said 0: it wants on_writable(), and is in the queue for it
+  mutable Stream* next_blocked = nullptr;
+  mutable Stream* previous_blocked = nullptr;
+};
+
+// Streams that are held back, in that order; each is in it at most once. Links inside the streams, whose
+// addresses are stable.
+class BlockedQueue {
+ public:
+  [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
+  [[nodiscard]] size_t size() const noexcept { return size_; }
+  void push(const Stream& stream) noexcept;
+  void remove(const Stream& stream) noexcept;
+  [[nodiscard]] Stream* front() const noexcept { return first_; }
+
+ private:
+  Stream* first_ = nullptr;
+  Stream* last_ = nullptr;
+  size_t size_ = 0;
 };
 
 struct Connection::Impl {
@@ -36,7 +53,8 @@ struct Connection::Impl {
   size_t take_payload(std::span<const uint8_t> in, Result<void>& result);
   Result<void> begin_frame();
   Result<void> begin_data();
-  Result<void> data_chunk(std::span<const uint8_t> chunk);
+  void data_chunk(std::span<const uint8_t> chunk);
+  void deliver();  // what was gathered
   Result<void> end_of_data();
   Result<void> frame(std::span<const uint8_t> payload);
   Result<void> on_headers_frame(std::span<const uint8_t> payload);
@@ -64,6 +82,8 @@ struct Connection::Impl {
   void reset_by_us(StreamId id, ErrorCode code);
   void close_if_done(StreamId id);
   void forget(StreamId id);
+  // Takes the stream out of the table; its handler, or null.
+  StreamHandler* take_out(StreamId id);
   void reset_all(ErrorCode code);
   void wake(Stream& stream);
   void wake_blocked();
@@ -86,7 +106,9 @@ struct Connection::Impl {
   uint32_t data_left = 0;  // payload of the current DATA frame still to come, padding included
   uint32_t padding = 0;
   bool padding_known = false;
-  bool data_dropped = false;  // on a stream that is gone
+  bool data_dropped = false;                       // on a stream that is gone
+  std::vector<std::span<const uint8_t>> gathered;  // payload of one stream, not handed on yet
+  StreamId gathered_for = 0;
   bool first_frame_seen = false;
 
   Buffer header_block;
@@ -95,7 +117,7 @@ struct Connection::Impl {
   int continuations = 0;
 
   std::unordered_map<StreamId, Stream> streams;
-  mutable std::deque<StreamId> blocked;
+  mutable BlockedQueue blocked;
   StreamId next_local = 1;
   StreamId highest_remote = 0;
   int64_t send_window = kDefaultWindow;

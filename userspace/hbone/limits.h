@@ -6,7 +6,7 @@
 
 namespace fairlead::hbone {
 
-constexpr size_t kMaxOutput = 256 * 1024;       // frames that wait to be sent; beyond, streams are held back
+constexpr size_t kMaxOutput = 120 * 1024;       // frames that wait to be sent; beyond, streams are held back
 constexpr size_t kMaxOutputHard = 1024 * 1024;  // control frames on top: the peer does not read
 constexpr size_t kMaxHeaderBlock = 16 * 1024;   // HEADERS with its CONTINUATIONs, compressed
 constexpr size_t kMaxHeaderList = 16 * 1024;    // uncompressed, RFC 9113 §6.5.2
@@ -15,7 +15,8 @@ constexpr int kMaxContinuations = 8;
 constexpr size_t kMaxControlPayload = 4096;  // of SETTINGS, GOAWAY, PRIORITY and unknown frames
 constexpr int kMaxIdleFrames = 20000;        // without payload or a new stream in a row
 constexpr int kMaxUnansweredResets =
-    1000;  // streams reset before their answer, without one that was answered
+    1000;                          // streams reset before their answer, without one that was answered
+constexpr size_t kMaxPieces = 32;  // of payload handed on together
 constexpr uint32_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
 constexpr uint32_t kDefaultWindow = 65535;
 constexpr uint32_t kDefaultMaxFrame = 16384;

@@ -155,23 +155,34 @@ size_t Connection::Impl::take_data(std::span<const uint8_t> in, Result<void>& re
   const size_t skip = chunk == payload_left ? std::min<size_t>(rest.size() - chunk, padding) : 0;
   data_left -= static_cast<uint32_t>(chunk + skip);
   padding -= static_cast<uint32_t>(skip);
-  if (chunk > 0) result = data_chunk(rest.first(chunk));
+  if (chunk > 0) data_chunk(rest.first(chunk));
   if (result && !dead && data_left == 0) result = end_of_data();
   return used + chunk + skip;
 }
 
-Result<void> Connection::Impl::data_chunk(std::span<const uint8_t> chunk) {
-  Stream* stream = find(current.stream);
-  if (stream == nullptr) return {};  // reset meanwhile: dropped
+void Connection::Impl::data_chunk(std::span<const uint8_t> chunk) {
+  if (find(current.stream) == nullptr) return;  // reset meanwhile: dropped
   idle_frames = 0;
-  if (stream->handler != nullptr) stream->handler->on_data(chunk);
-  return {};
+  if (gathered_for != current.stream || gathered.size() >= kMaxPieces) deliver();
+  gathered_for = current.stream;
+  gathered.push_back(chunk);
+}
+
+// A handler may reset its stream, whose data is then dropped, or others.
+void Connection::Impl::deliver() {
+  if (gathered.empty()) return;
+  Stream* stream = find(gathered_for);
+  if (stream != nullptr && stream->handler != nullptr) stream->handler->on_data(gathered);
+  gathered.clear();
 }
 
 Result<void> Connection::Impl::end_of_data() {
   reading = Reading::kHeader;
   Stream* stream = find(current.stream);
   if (stream == nullptr || !current.has(kFlagEndStream)) return {};
+  if (gathered_for == current.stream) deliver();
+  stream = find(current.stream);  // its handler may have reset it
+  if (stream == nullptr) return {};
   stream->remote_closed = true;
   if (stream->handler != nullptr) stream->handler->on_end();
   close_if_done(current.stream);
@@ -390,8 +401,7 @@ Result<void> Connection::Impl::on_rst(std::span<const uint8_t> body) {
   if (role == Role::kServer && !stream->answered && ++unanswered_resets > kMaxUnansweredResets) {
     return fail(ErrorCode::kEnhanceYourCalm, "rapid reset");
   }
-  StreamHandler* stream_handler = stream->handler;
-  streams.erase(current.stream);
+  StreamHandler* stream_handler = take_out(current.stream);
   if (stream_handler != nullptr) stream_handler->on_reset(code);
   handler.on_stream_closed(current.stream);
   return {};
@@ -423,10 +433,8 @@ Result<void> Connection::Impl::on_goaway(std::span<const uint8_t> body) {
     if (role == Role::kClient && id > last) unseen.push_back(id);
   }
   for (const StreamId id : unseen) {  // never looked at by the peer: safe to try elsewhere
-    Stream* stream = find(id);
-    if (stream == nullptr) continue;
-    StreamHandler* stream_handler = stream->handler;
-    streams.erase(id);
+    if (find(id) == nullptr) continue;
+    StreamHandler* stream_handler = take_out(id);
     if (stream_handler != nullptr) stream_handler->on_reset(ErrorCode::kRefusedStream);
     handler.on_stream_closed(id);
   }

@@ -59,6 +59,17 @@ Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from) {
   return Error::from_code("send", code);
 }
 
+Result<IoResult> send(BorrowedFd fd, std::span<const iovec> pieces) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(pieces.data());  // sendmsg(2) only reads it
+  message.msg_iovlen = pieces.size();
+  const ssize_t count = ::sendmsg(fd.get(), &message, MSG_NOSIGNAL);
+  const int code = errno;
+  if (count >= 0) return IoResult{IoState::kDone, static_cast<size_t>(count)};
+  if (would_block(code)) return IoResult{};
+  return Error::from_code("sendmsg", code);
+}
+
 Result<UniqueFd> tcp_socket(int family) {
   UniqueFd fd(::socket(family, SOCK_STREAM | kFlags, IPPROTO_TCP));
   if (!fd) return Error::from_errno("socket");

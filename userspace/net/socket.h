@@ -4,6 +4,7 @@
 #pragma once
 
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <chrono>
 #include <cstdint>
@@ -27,6 +28,9 @@ struct IoResult {
 Result<IoResult> receive(BorrowedFd fd, std::span<uint8_t> into);
 Result<IoResult> peek(BorrowedFd fd, std::span<uint8_t> into);
 Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from);
+
+// Several pieces in one call (sendmsg(2)); IOV_MAX at most.
+Result<IoResult> send(BorrowedFd fd, std::span<const iovec> pieces);
 
 Result<UniqueFd> tcp_socket(int family);
 // Starts a connect; completion is EPOLLOUT, then socket_error().

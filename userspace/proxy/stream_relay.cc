@@ -1,7 +1,9 @@
 #include "proxy/stream_relay.h"
 
 #include <algorithm>
+#include <array>
 
+#include "hbone/limits.h"
 #include "net/socket.h"
 #include "proxy/limits.h"
 
@@ -133,36 +135,50 @@ void StreamRelay::on_response(int status) {
   answer_.notify_all();
 }
 
-// False when the application's socket broke.
-bool StreamRelay::write_application(std::span<const uint8_t> payload, size_t& written) {
-  written = 0;
-  while (written < payload.size()) {
-    auto sent = net::send(application_, payload.subspan(written));
-    if (!sent) return false;
-    if (sent->state == net::IoState::kWouldBlock) {
-      writable_ = false;
-      return true;
-    }
-    written += sent->bytes;
+// Keeps what the application has not taken.
+void StreamRelay::keep(hbone::Pieces pieces, size_t written) {
+  for (const auto& piece : pieces) {
+    const size_t skip = std::min(written, piece.size());
+    written -= skip;
+    pending_.append(piece.subspan(skip));
   }
-  return true;
 }
 
-void StreamRelay::on_data(std::span<const uint8_t> payload) {
+void StreamRelay::on_data(hbone::Pieces pieces) {
   if (state_ == State::kOver) return;
-  received_ += payload.size();
-  counters_.bytes_to_applications += payload.size();
+  std::array<iovec, hbone::kMaxPieces> vector;
+  size_t total = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    vector[i] = {const_cast<uint8_t*>(pieces[i].data()), pieces[i].size()};
+    total += pieces[i].size();
+  }
+  received_ += total;
+  counters_.bytes_to_applications += total;
   size_t written = 0;
   if (state_ == State::kRelaying && writable_ && pending_.empty()) {
-    if (!write_application(payload, written)) return fail(hbone::ErrorCode::kConnectError);
+    auto sent = net::send(application_, std::span(vector).first(pieces.size()));
+    if (!sent) return fail(hbone::ErrorCode::kConnectError);
+    if (sent->state == net::IoState::kWouldBlock) writable_ = false;
+    written = sent->bytes;
     if (written > 0) connection_->consume(stream_, written);
   }
-  if (state_ != State::kOver && written < payload.size()) pending_.append(payload.subspan(written));
+  if (written == total) return;
+  keep(pieces, written);
+  // A full socket raises an edge when it has room again, but only if it was found full.
+  if (written > 0) flush_pending();
 }
 
 void StreamRelay::flush_pending() {
   size_t written = 0;
-  if (!write_application(pending_.span(), written)) return fail(hbone::ErrorCode::kConnectError);
+  while (written < pending_.size()) {
+    auto sent = net::send(application_, pending_.span().subspan(written));
+    if (!sent) return fail(hbone::ErrorCode::kConnectError);
+    if (sent->state == net::IoState::kWouldBlock) {
+      writable_ = false;
+      break;
+    }
+    written += sent->bytes;
+  }
   pending_.consume(written);
   if (pending_.empty()) pending_.release();
   if (written > 0) connection_->consume(stream_, written);

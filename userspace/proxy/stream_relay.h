@@ -44,7 +44,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
 
   void on_io(uint32_t events) noexcept override;
   void on_response(int status) override;
-  void on_data(std::span<const uint8_t> payload) override;
+  void on_data(hbone::Pieces pieces) override;
   void on_end() override;
   void on_reset(hbone::ErrorCode code) override;
   void on_writable() override;
@@ -53,7 +53,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   enum class State : uint8_t { kOpening, kRelaying, kOver };
   void read_application();
   void end_stream();
-  bool write_application(std::span<const uint8_t> payload, size_t& written);
+  void keep(hbone::Pieces pieces, size_t written);
   void flush_pending();
   void finish_write_side();
   void fail(hbone::ErrorCode code) noexcept;

@@ -95,8 +95,15 @@ void Tunnel::read() {
   if (received_.empty()) received_.release();
 }
 
-// Opens every whole record. False: the tunnel is closed.
+// False: the tunnel is closed.
 bool Tunnel::open_records() {
+  const bool open = open_each_record();
+  if (!closed_) streams_.settle();  // the payload lies in received_, which nobody has touched since
+  return open && !closed_;
+}
+
+// Opens every whole record.
+bool Tunnel::open_each_record() {
   while (!received_.empty()) {
     auto opened = opener_.open(received_.span());
     if (!opened) {

@@ -61,6 +61,7 @@ class Tunnel final : public Deferred,
 
   void read();
   bool open_records();
+  bool open_each_record();
   bool seal_output();
   bool send_sealed();
   void finish_if_drained();

@@ -14,13 +14,19 @@ namespace {
 // One end of a stream, as a test sees it.
 struct Recorder final : StreamHandler {
   void on_response(int code) override { status = code; }
-  void on_data(std::span<const uint8_t> payload) override {
-    data.append(reinterpret_cast<const char*>(payload.data()), payload.size());
-    if (auto_consume) connection->consume(id, payload.size());
+  void on_data(Pieces pieces) override {
+    ++batches;
+    for (const auto& piece : pieces) {
+      data.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+      if (auto_consume) connection->consume(id, piece.size());
+    }
   }
   void on_end() override { ended = true; }
   void on_reset(ErrorCode code) override { reset = static_cast<int>(code); }
-  void on_writable() override { ++writable; }
+  void on_writable() override {
+    ++writable;
+    if (asks_again) (void)connection->writable(id);
+  }
   Connection* connection = nullptr;
   StreamId id = 0;
   std::string data;
@@ -28,6 +34,8 @@ struct Recorder final : StreamHandler {
   bool ended = false;
   int reset = -1;
   int writable = 0;
+  int batches = 0;
+  bool asks_again = false;
   bool auto_consume = true;
 };
 
@@ -74,8 +82,10 @@ class Pair : public ::testing::Test {
       const size_t piece = std::min<size_t>(bytes.size(), 1 + random() % (chop ? 700 : 100000));
       const auto result = to.connection.receive(bytes.span().first(piece));
       if (!result) last_error = result.error().text();
+      if (random() % 3 == 0) to.connection.settle();
       bytes.consume(piece);
     }
+    to.connection.settle();
     from.connection.output_drained();
     return any;
   }
@@ -269,6 +279,57 @@ TEST_F(Pair, AbortTellsEveryStreamAndWritesNothing) {
   EXPECT_NE(stream.reset, -1);
   EXPECT_TRUE(client.connection.output().empty());
   EXPECT_EQ(client.connection.open_streams(), 0u);
+}
+
+TEST_F(Pair, AStreamThatIsHeldBackIsWokenOnceHoweverOftenItAsked) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  other.auto_consume = false;
+  const std::string much(1 << 20, 'x');
+  const auto use_up = [&] {
+    while (write(client.connection, stream.id, much) > 0) exchange();
+  };
+  use_up();
+  ASSERT_EQ(client.connection.writable(stream.id), 0u) << "its window is used up";
+  for (int i = 0; i < 100; ++i) {  // credit comes, is used up, and it asks again
+    other.connection->consume(stream.id, 200 * 1024);
+    exchange();
+    use_up();
+  }
+  stream.asks_again = true;
+  stream.writable = 0;
+  client.connection.output_drained();
+  EXPECT_LE(stream.writable, 1);
+}
+
+TEST_F(Pair, PayloadThatCameInARowIsHandedOnTogether) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  Recorder& second = open();
+  Recorder& second_there = accepted(second);
+  const int before = other.batches;
+  for (const char* text : {"one ", "two ", "three"}) write(client.connection, stream.id, text);
+  write(client.connection, second.id, "between");
+  client.connection.end(stream.id);
+  Buffer bytes;
+  bytes.swap(client.connection.output());
+  ASSERT_TRUE(server.connection.receive(bytes.span()));
+  EXPECT_EQ(other.batches, before + 1) << "another stream's payload ends the row";
+  EXPECT_TRUE(other.ended) << "END_STREAM does not wait";
+  EXPECT_EQ(second_there.data, "");
+  server.connection.settle();
+  EXPECT_EQ(other.data, "one two three");
+  EXPECT_EQ(second_there.data, "between");
+}
+
+TEST_F(Pair, PayloadOfAStreamThatIsResetIsDropped) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  write(client.connection, stream.id, "lost");
+  client.connection.reset(stream.id, ErrorCode::kCancel);
+  exchange();
+  EXPECT_EQ(other.data, "");
+  EXPECT_EQ(other.reset, static_cast<int>(ErrorCode::kCancel));
 }
 
 TEST_F(Pair, RandomTrafficArrivesWholeOnEveryStream) {
@@ -468,8 +529,9 @@ TEST(HostilePeer, PaddedDataIsCountedAndStripped) {
   const std::string padded = std::string("\x03", 1) + "hello" + std::string(3, '\0');
   const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) +
                             frame(FrameType::kData, kFlagPadded, 1, padded);
-  for (const char byte : bytes)
-    ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&byte), 1}));
+  for (size_t i = 0; i < bytes.size(); ++i)
+    ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&bytes[i]), 1}));
+  server.connection.settle();
   EXPECT_EQ(server.streams.at(1).data, "hello");
 }
 
