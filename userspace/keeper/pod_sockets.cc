@@ -4,6 +4,18 @@
 #include "net/socket.h"
 
 namespace fairlead::keeper {
+namespace {
+
+// What it accepts is an application's: it is reset when the proxy dies, which must not look like the end of
+// the data.
+Result<UniqueFd> outbound_listener(const IpAddress& loopback) {
+  FL_TRY_ASSIGN(UniqueFd listener, net::tcp_listener({loopback, kOutboundPort}, kBacklog));
+  net::set_reset_on_close(listener);
+  net::set_nodelay(listener);
+  return listener;
+}
+
+}  // namespace
 
 Result<PodNamespace> inspect(BorrowedFd netns, BorrowedFd home) {
   FL_TRY_ASSIGN(const auto inside, net::NetnsScope::enter(netns, home));
@@ -19,9 +31,9 @@ Result<PodListeners> open_listeners(BorrowedFd netns, BorrowedFd home) {
   FL_TRY_ASSIGN(const IpAddress loopback4, IpAddress::parse("127.0.0.1"));
   FL_TRY_ASSIGN(const IpAddress loopback6, IpAddress::parse("::1"));
   PodListeners listeners;
-  FL_TRY_ASSIGN(listeners.outbound4, net::tcp_listener({loopback4, kOutboundPort}, kBacklog));
+  FL_TRY_ASSIGN(listeners.outbound4, outbound_listener(loopback4));
   FL_TRY_ASSIGN(listeners.inbound4, net::tcp_listener({loopback4, kInboundPort}, kBacklog));
-  auto outbound6 = net::tcp_listener({loopback6, kOutboundPort}, kBacklog);
+  auto outbound6 = outbound_listener(loopback6);
   const bool no_v6 =
       !outbound6 && (outbound6.error().code() == EADDRNOTAVAIL || outbound6.error().code() == EAFNOSUPPORT);
   if (no_v6) return listeners;
@@ -36,6 +48,7 @@ Result<std::vector<UniqueFd>> make_sockets(BorrowedFd netns, BorrowedFd home, in
   std::vector<UniqueFd> sockets;
   while (sockets.size() < count) {
     FL_TRY_ASSIGN(UniqueFd socket, net::tcp_socket(family));
+    net::set_nodelay(socket);
     sockets.push_back(std::move(socket));
   }
   return sockets;

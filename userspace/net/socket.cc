@@ -126,6 +126,12 @@ Result<SocketAddress> peer_address(BorrowedFd fd) {
   return name_of(fd, ::getpeername, "getpeername");
 }
 
+bool is_established(BorrowedFd fd) noexcept {
+  uint8_t state = 0;  // tcpi_state, the first octet of tcp_info: the kernel fills as much as is asked for
+  socklen_t length = sizeof state;
+  return ::getsockopt(fd.get(), IPPROTO_TCP, TCP_INFO, &state, &length) == 0 && state == TCP_ESTABLISHED;
+}
+
 int socket_error(BorrowedFd fd) noexcept {
   int code = 0;
   socklen_t length = sizeof code;

@@ -47,6 +47,8 @@ Result<std::optional<Accepted>> accept(BorrowedFd listener);
 
 Result<SocketAddress> local_address(BorrowedFd fd);
 Result<SocketAddress> peer_address(BorrowedFd fd);
+// Whether a started connect() has come through already: over lo it has when connect() returns.
+[[nodiscard]] bool is_established(BorrowedFd fd) noexcept;
 // SO_ERROR, read and cleared; 0 when there is none.
 [[nodiscard]] int socket_error(BorrowedFd fd) noexcept;
 Result<uint64_t> netns_cookie(BorrowedFd fd);
@@ -55,7 +57,8 @@ void set_nodelay(BorrowedFd fd) noexcept;
 // A peer that is silent for `dead_after` while it should answer or acknowledge is given up: keep-alive and
 // TCP_USER_TIMEOUT together (tcp(7)).
 void set_dead_peer_timeout(BorrowedFd fd, std::chrono::seconds dead_after) noexcept;
-// The next close() sends RST instead of FIN: truncated data is never passed off as a clean end.
+// The next close() sends RST instead of FIN: truncated data is never passed off as a clean end. Sockets that
+// a listener accepts inherit it, and set_nodelay().
 void set_reset_on_close(BorrowedFd fd) noexcept;
 // Takes set_reset_on_close() back: close() sends what is left and a FIN.
 void set_end_on_close(BorrowedFd fd) noexcept;

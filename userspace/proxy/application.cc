@@ -32,10 +32,8 @@ Task<Result<ApplicationSocket>> connect_application(Worker& worker, std::shared_
   FL_CO_TRY(worker.shared().clients->publish(pod->id(), *local, client));
   application.name = ClientName(worker, pod->id(), *local);
   FL_CO_TRY(net::connect(application.fd, own, family));
-  FdWaiter waiter(worker.reactor());
-  FL_CO_TRY(waiter.open(application.fd));
   Result<void> connected =
-      co_await finish_connect(waiter, application.fd, worker.reactor().now() + kConnectDeadline);
+      co_await finish_connect(worker.reactor(), application.fd, worker.reactor().now() + kConnectDeadline);
   if (!connected) co_return Error(std::move(connected).error());
   co_return application;
 }

@@ -60,7 +60,10 @@ Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, 
   co_return handshake.finish();
 }
 
-Task<Result<void>> finish_connect(FdWaiter& waiter, BorrowedFd fd, TimePoint deadline) {
+Task<Result<void>> finish_connect(Reactor& reactor, BorrowedFd fd, TimePoint deadline) {
+  if (net::is_established(fd)) co_return Result<void>();
+  FdWaiter waiter(reactor);
+  FL_CO_TRY(waiter.open(fd));
   const bool ready = co_await waiter.writable(deadline);
   if (!ready) co_return Error(ErrorKind::kTimeout, "connect: no answer in time");
   const int code = net::socket_error(fd);

@@ -15,6 +15,6 @@ Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, 
                                                bool client, Buffer& received, TimePoint deadline);
 
 // Waits for a started connect() and reports how it ended.
-Task<Result<void>> finish_connect(FdWaiter& waiter, BorrowedFd fd, TimePoint deadline);
+Task<Result<void>> finish_connect(Reactor& reactor, BorrowedFd fd, TimePoint deadline);
 
 }  // namespace fairlead::proxy

@@ -141,10 +141,8 @@ Task<Result<void>> OutboundConnection::plain(Target target) {
   if (!socket) co_return Error(std::move(socket).error());
   UniqueFd fd = std::move(*socket);
   FL_CO_TRY(net::connect(fd, target.endpoint, family));
-  FdWaiter waiter(worker_.reactor());
-  FL_CO_TRY(waiter.open(fd));
-  Result<void> connected = co_await finish_connect(waiter, fd, worker_.reactor().now() + kConnectDeadline);
-  waiter.close();
+  Result<void> connected =
+      co_await finish_connect(worker_.reactor(), fd, worker_.reactor().now() + kConnectDeadline);
   if (!connected) co_return Error(std::move(connected).error());
   sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
   co_return sockets_->start(std::move(application_), std::move(fd), Buffer(), false);

@@ -31,10 +31,6 @@ void StreamRelay::refuse(int status) noexcept {
 Result<void> StreamRelay::start(UniqueFd application) {
   application_ = std::move(application);
   state_ = State::kRelaying;
-  net::set_nodelay(application_);
-  // Until both directions are through, whoever closes this socket (the kernel, when the process dies) breaks
-  // the connection: a FIN would pass for the end of the data.
-  net::set_reset_on_close(application_);
   FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
   return {};
 }
@@ -193,7 +189,7 @@ void StreamRelay::on_end() {
 void StreamRelay::finish_write_side() {
   if (write_side_closed_) return;
   write_side_closed_ = true;
-  net::shutdown_write(application_);
+  if (!read_side_closed_) net::shutdown_write(application_);  // else close() sends the FIN
   check_over();
 }
 

@@ -34,7 +34,9 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
 
   [[nodiscard]] Signal& answer() noexcept { return answer_; }
   [[nodiscard]] int status() const noexcept { return status_; }  // 0: none yet, -1: reset
-  // Starts to move bytes. Data that came on the stream before goes first.
+  // Starts to move bytes. Data that came on the stream before goes first. The socket must be one that resets
+  // on close, from birth: until both directions are through, whoever closes it (the kernel, when the process
+  // dies) breaks the connection, for a FIN would pass for the end of the data. Nagle's algorithm is off.
   Result<void> start(UniqueFd application);
   // Resets both sides; on_relay_end is not called.
   void abort() noexcept;

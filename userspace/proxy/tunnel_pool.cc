@@ -83,10 +83,10 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
   if (!socket) co_return Error(std::move(socket).error());
   UniqueFd fd = std::move(*socket);
   FL_CO_TRY(net::connect(fd, key.address, family));
+  Result<void> connected = co_await finish_connect(reactor, fd, reactor.now() + kConnectDeadline);
+  if (!connected) co_return Error(std::move(connected).error());
   FdWaiter waiter(reactor);
   FL_CO_TRY(waiter.open(fd));
-  Result<void> connected = co_await finish_connect(waiter, fd, reactor.now() + kConnectDeadline);
-  if (!connected) co_return Error(std::move(connected).error());
   std::vector<SpiffeId> expected{key.identity};
   auto handshake = tls::Handshake::client(credentials, std::move(expected), key.in_place);
   if (!handshake) co_return Error(std::move(handshake).error());
