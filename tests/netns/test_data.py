@@ -100,6 +100,24 @@ def test_slow_reader_stops_its_sender_and_nobody_else(bed, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_bulk_has_its_tunnel_to_itself(bed, path):
+    """A request that comes while a stream moves much does not queue behind it."""
+    hand, other, size = bed.new_hand("front/web"), bed.new_hand("front/web"), 256 * MIB
+    try:
+        hand.start("duplex", to=PATHS[path], size=size, timeout=60)
+        bulk = eventually(lambda: next((c for c in bed.proxy("node1", "connections") if c["bytesSent"] + c["bytesReceived"] > 4 * MIB), None), 20)
+        other.start("keep", to=PATHS[path])
+        port = other.answer()["sees_self"][1]
+        small = eventually(lambda: next((c for c in bed.proxy("node1", "connections") if c["source"].endswith(f":{port}")), None))
+        assert bulk["endpoint"] == small["endpoint"] and bulk["tunnelId"] != small["tunnelId"] > 0
+        answer = hand.answer(60)
+    finally:
+        hand.close()
+        other.close()
+    assert whole(answer, size, "down") and whole(answer["server"], size, "up"), answer
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_2000_connections_at_once(bed, path):
     answer = _crowd(bed, PATHS[path], 2000)
     assert answer == {"answered": 2000, "wrong": {}}

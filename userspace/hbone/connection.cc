@@ -89,8 +89,15 @@ StreamHandler* Connection::Impl::take_out(StreamId id) {
   if (found == streams.end()) return nullptr;
   StreamHandler* stream_handler = found->second.handler;
   blocked.remove(found->second);
+  if (found->second.moved > settings.bulk_after) --bulk_streams;
   streams.erase(found);
   return stream_handler;
+}
+
+void Connection::Impl::count(Stream& stream, size_t bytes) noexcept {
+  const bool was_bulk = stream.moved > settings.bulk_after;
+  stream.moved += bytes;
+  if (!was_bulk && stream.moved > settings.bulk_after) ++bulk_streams;
 }
 
 void Connection::Impl::forget(StreamId id) {
@@ -238,6 +245,7 @@ void Connection::commit_data(StreamId id, size_t bytes, bool end_stream) {
   impl.output.commit(bytes);
   stream->send_window -= static_cast<int64_t>(bytes);
   impl.send_window -= static_cast<int64_t>(bytes);
+  impl.count(*stream, bytes);
   impl.touched();
   if (!end_stream) return;
   stream->local_closed = true;
@@ -318,6 +326,9 @@ bool Connection::draining() const noexcept {
 }
 size_t Connection::open_streams() const noexcept {
   return impl_->streams.size();
+}
+bool Connection::carries_bulk() const noexcept {
+  return impl_->bulk_streams > 0;
 }
 size_t Connection::stream_limit() const noexcept {
   return impl_->peer_max_streams;

@@ -90,6 +90,7 @@ struct Settings {
   uint32_t max_window = 4 * 1024 * 1024;  // a stream whose reader keeps up grows to this
   uint32_t max_frame = 1024 * 1024;       // accepted from the peer
   uint32_t max_concurrent_streams = 200;  // accepted from the peer
+  uint64_t bulk_after = 1024 * 1024;      // a stream that moved more is called bulk
 };
 
 class Connection {
@@ -136,6 +137,9 @@ class Connection {
   void goaway(ErrorCode code);  // streams that are open go on
   [[nodiscard]] bool draining() const noexcept;
   [[nodiscard]] size_t open_streams() const noexcept;
+  // Whether a stream has moved more than Settings::bulk_after, both directions together: others would wait
+  // behind its frames.
+  [[nodiscard]] bool carries_bulk() const noexcept;
   [[nodiscard]] size_t stream_limit() const noexcept;  // what the peer allows (100 until its SETTINGS came)
 
  private:

@@ -17,6 +17,7 @@ struct Stream {
   int64_t receive_window = 0;   // credit the peer has left
   uint32_t window = 0;          // the size that credit is kept at
   uint32_t unacknowledged = 0;  // consumed, not yet given back
+  uint64_t moved = 0;           // payload, both directions
   bool local_closed = false;
   bool remote_closed = false;
   bool opened = false;           // server: 200 was sent; client: HEADERS were sent
@@ -84,6 +85,7 @@ struct Connection::Impl {
   void forget(StreamId id);
   // Takes the stream out of the table; its handler, or null.
   StreamHandler* take_out(StreamId id);
+  void count(Stream& stream, size_t bytes) noexcept;
   void reset_all(ErrorCode code);
   void wake(Stream& stream);
   void wake_blocked();
@@ -125,6 +127,7 @@ struct Connection::Impl {
   uint32_t peer_initial_window = kDefaultWindow;
   uint32_t peer_max_frame = kDefaultMaxFrame;
   size_t peer_max_streams = kStreamsBeforeSettings;
+  size_t bulk_streams = 0;
   size_t prepared_at = 0;
   StreamId prepared_for = 0;
   uint64_t pongs = 0;

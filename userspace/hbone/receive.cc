@@ -161,7 +161,9 @@ size_t Connection::Impl::take_data(std::span<const uint8_t> in, Result<void>& re
 }
 
 void Connection::Impl::data_chunk(std::span<const uint8_t> chunk) {
-  if (find(current.stream) == nullptr) return;  // reset meanwhile: dropped
+  Stream* stream = find(current.stream);
+  if (stream == nullptr) return;  // reset meanwhile: dropped
+  count(*stream, chunk.size());
   idle_frames = 0;
   if (gathered_for != current.stream || gathered.size() >= kMaxPieces) deliver();
   gathered_for = current.stream;

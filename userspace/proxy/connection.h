@@ -25,6 +25,7 @@ struct ConnectionRecord {
   uint64_t id = 0;
   bool inbound = false;
   TunnelKind tunnel = TunnelKind::kNone;
+  uint64_t tunnel_id = 0;     // which one, among those of its worker; 0: none
   SocketAddress source;       // the true client
   SocketAddress destination;  // as the client asked
   SocketAddress endpoint;     // the application

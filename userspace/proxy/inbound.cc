@@ -143,6 +143,7 @@ InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& t
       relay_(worker.reactor(), worker.counters(), *this) {
   relay_.adopt(tunnel.streams(), stream);
   record_.tunnel = origin.in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
+  record_.tunnel_id = tunnel.id();
   record_.peer = tunnel.peer();
   record_.source = true_client();
 }
@@ -231,8 +232,8 @@ InboundTunnels::~InboundTunnels() {
 
 Result<void> InboundTunnels::adopt(std::shared_ptr<Pod> pod, UniqueFd fd, tls::Established established,
                                    Buffer leftover, const InboundStream::Origin& origin) {
-  auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), Tunnel::Role::kServer, std::move(fd),
-                                         std::move(established), *this);
+  auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), worker_.new_id(), Tunnel::Role::kServer,
+                                         std::move(fd), std::move(established), *this);
   Tunnel& borrowed = *tunnel;
   entries_.emplace(&borrowed, Entry{std::move(tunnel), std::move(pod), origin});
   worker_.tunnel_opened();

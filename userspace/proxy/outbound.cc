@@ -95,6 +95,7 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
     ++worker_.counters().outbound_failed;
     co_return Error(std::move(tunnel).error());
   }
+  record_.tunnel_id = (*tunnel)->id();
   record_.peer = (*tunnel)->peer();
   hbone::ConnectRequest request;
   request.authority = target.endpoint.to_string();

@@ -160,6 +160,7 @@ std::string connections_json(const std::vector<WorkerReport>& reports) {
                       {"service", record.service != nullptr ? record.service->full_name() : ""},
                       {"peer", record.peer != nullptr ? record.peer->uri() : ""},
                       {"tunnel", to_string(record.tunnel)},
+                      {"tunnelId", record.tunnel_id},
                       {"state", record.state},
                       {"bytesSent", record.sent},
                       {"bytesReceived", record.received},

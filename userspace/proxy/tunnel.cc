@@ -14,9 +14,11 @@ hbone::Settings settings() {
 
 }  // namespace
 
-Tunnel::Tunnel(Reactor& reactor, Role role, UniqueFd fd, tls::Established established, TunnelOwner& owner)
+Tunnel::Tunnel(Reactor& reactor, uint64_t id, Role role, UniqueFd fd, tls::Established established,
+               TunnelOwner& owner)
     : reactor_(reactor),
       owner_(owner),
+      id_(id),
       fd_(std::move(fd)),
       sealer_(std::move(established.sealer)),
       opener_(std::move(established.opener)),

@@ -36,7 +36,9 @@ class Tunnel final : public Deferred,
                      private hbone::ConnectionHandler {
  public:
   using Role = hbone::Connection::Role;
-  Tunnel(Reactor& reactor, Role role, UniqueFd fd, tls::Established established, TunnelOwner& owner);
+  // `id`: its name among the tunnels of the worker.
+  Tunnel(Reactor& reactor, uint64_t id, Role role, UniqueFd fd, tls::Established established,
+         TunnelOwner& owner);
   ~Tunnel() override;
 
   // `leftover`: ciphertext that was received behind the handshake.
@@ -48,6 +50,7 @@ class Tunnel final : public Deferred,
 
   hbone::Connection& streams() noexcept { return streams_; }
   [[nodiscard]] const std::shared_ptr<const SpiffeId>& peer() const noexcept { return peer_; }
+  [[nodiscard]] uint64_t id() const noexcept { return id_; }
   [[nodiscard]] bool usable() const noexcept { return !closed_ && !streams_.draining(); }
 
  private:
@@ -68,6 +71,7 @@ class Tunnel final : public Deferred,
 
   Reactor& reactor_;
   TunnelOwner& owner_;
+  uint64_t id_;
   UniqueFd fd_;
   tls::RecordSealer sealer_;
   tls::RecordOpener opener_;

@@ -32,10 +32,11 @@ void TunnelPool::drain() {
   }
 }
 
-Tunnel* TunnelPool::least_loaded(Entry& entry) {
+Tunnel* TunnelPool::least_loaded(Entry& entry, bool beside_bulk) {
   Tunnel* best = nullptr;
   for (const auto& tunnel : entry.tunnels) {
     if (!tunnel->usable() || tunnel->streams().open_streams() >= stream_limit(*tunnel)) continue;
+    if (!beside_bulk && tunnel->streams().carries_bulk()) continue;
     if (best == nullptr || tunnel->streams().open_streams() < best->streams().open_streams())
       best = tunnel.get();
   }
@@ -45,9 +46,11 @@ Tunnel* TunnelPool::least_loaded(Entry& entry) {
 Task<Result<Tunnel*>> TunnelPool::acquire(TunnelKey key, TimePoint deadline) {
   Entry& entry = entries_[key];
   for (;;) {
-    if (Tunnel* tunnel = least_loaded(entry)) co_return tunnel;
-    if (entry.tunnels.size() >= kMaxTunnelsPerKey)
+    if (Tunnel* tunnel = least_loaded(entry, false)) co_return tunnel;
+    if (entry.tunnels.size() >= kMaxTunnelsPerKey) {
+      if (Tunnel* tunnel = least_loaded(entry, true)) co_return tunnel;
       co_return Error(ErrorKind::kExhausted, "too many streams to this endpoint");
+    }
     const uint64_t failures = entry.failures;
     if (!entry.busy) {
       entry.busy = true;
@@ -98,8 +101,8 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
     ++worker_.counters().handshake_failed;
     co_return Error(std::move(established).error());
   }
-  auto tunnel =
-      std::make_unique<Tunnel>(reactor, Tunnel::Role::kClient, std::move(fd), std::move(*established), *this);
+  auto tunnel = std::make_unique<Tunnel>(reactor, worker_.new_id(), Tunnel::Role::kClient, std::move(fd),
+                                         std::move(*established), *this);
   ++tunnels_;
   worker_.tunnel_opened();
   ++worker_.counters().tunnels_opened;

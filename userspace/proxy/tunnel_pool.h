@@ -49,7 +49,8 @@ class TunnelPool final : public TunnelOwner {
   };
   Task<void> connect(TunnelKey key, Entry& entry);
   Task<Result<std::unique_ptr<Tunnel>>> establish(TunnelKey key);
-  static Tunnel* least_loaded(Entry& entry);
+  // A bulk stream has its tunnel to itself where there is another; `beside_bulk`: there is none.
+  static Tunnel* least_loaded(Entry& entry, bool beside_bulk);
 
   hbone::StreamHandler* on_tunnel_connect(Tunnel&, hbone::StreamId, const hbone::ConnectRequest&) override {
     return nullptr;

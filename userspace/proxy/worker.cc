@@ -182,7 +182,7 @@ void Worker::start_at_turn_end(std::unique_ptr<Connection> connection) {
 }
 
 void Worker::link(Connection& connection) noexcept {
-  connection.record_.id = next_id_++;
+  connection.record_.id = new_id();
   connection.next_ = connections_;
   if (connections_ != nullptr) connections_->previous_ = &connection;
   connections_ = &connection;

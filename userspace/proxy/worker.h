@@ -70,6 +70,7 @@ class Worker {
   [[nodiscard]] size_t pick(size_t count) {
     return std::uniform_int_distribution<size_t>(0, count - 1)(random_);
   }
+  [[nodiscard]] uint64_t new_id() noexcept { return next_id_++; }  // of a connection or a tunnel
   [[nodiscard]] bool full() const noexcept { return connection_count_ >= kMaxConnections; }
   // Judges and remembers the verdict.
   bool decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,

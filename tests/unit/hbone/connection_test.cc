@@ -302,6 +302,27 @@ TEST_F(Pair, AStreamThatIsHeldBackIsWokenOnceHoweverOftenItAsked) {
   EXPECT_LE(stream.writable, 1);
 }
 
+TEST_F(Pair, AStreamThatMovedMuchIsBulkUntilItIsOver) {
+  Recorder& stream = open();
+  Recorder& other = accepted(stream);
+  const std::string half(600 * 1024, 'x');
+  const auto move = [&](Connection& from, StreamId id) {
+    for (size_t done = 0; done < half.size(); exchange())
+      done += write(from, id, std::string_view(half).substr(done));
+  };
+  move(client.connection, stream.id);
+  EXPECT_FALSE(client.connection.carries_bulk());
+  move(server.connection, stream.id);  // both directions count
+  EXPECT_TRUE(client.connection.carries_bulk());
+  EXPECT_TRUE(server.connection.carries_bulk());
+  EXPECT_EQ(other.data.size() + stream.data.size(), 2 * half.size());
+  client.connection.end(stream.id);
+  server.connection.end(stream.id);
+  exchange();
+  EXPECT_FALSE(client.connection.carries_bulk());
+  EXPECT_FALSE(server.connection.carries_bulk());
+}
+
 TEST_F(Pair, PayloadThatCameInARowIsHandedOnTogether) {
   Recorder& stream = open();
   Recorder& other = accepted(stream);
