@@ -1,4 +1,6 @@
 """Who is let in: PeerAuthentication and AuthorizationPolicy as users write them, live."""
+import contextlib
+
 import pytest
 
 from bed import LabError, eventually, is_refused, mesh
@@ -215,3 +217,56 @@ def test_unsupported_action_is_reported_and_changes_nothing(bed):
         problems = mesh.controller_status(bed.names)["problems"]
         assert any("AUDIT" in problem and "rules" in problem for problem in problems), problems
         settles(bed, EVERYBODY)
+
+
+# ---- connections that are open when a policy changes -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_connection(bed, source, target=TARGET, port=PORT):
+    hand = bed.new_hand(source)
+    try:
+        hand.start("keep", to=[bed.ip(target), port])
+        answer = hand.answer()
+        assert "sees_peer" in answer, answer
+        yield hand
+    finally:
+        hand.close()
+
+
+def works(hand):
+    hand.say("ping")
+    answer = hand.answer()
+    return answer == {"echo": "ping\n"}
+
+
+@pytest.mark.parametrize("source, target", [("front/web", TARGET), ("front/web", "back/hbone"), ("outside/client", TARGET), (TARGET, TARGET)],
+                         ids=["in place", "15008", "plaintext", "itself"])
+def test_a_connection_that_is_no_longer_allowed_is_cut(bed, source, target):
+    """DENY of its port; another connection to the same pod that is still allowed goes on."""
+    deny = authorization("DENY", '[{to: [{operation: {ports: ["8080"]}}]}]').replace("  selector", "  # whole namespace, not selector")
+    before = bed.counters()["cut_by_policy"]
+    with open_connection(bed, source, target) as cut, open_connection(bed, source, target, 8084) as kept:
+        assert works(cut) and works(kept)
+        with bed.applied(deny, RULES):
+            eventually(lambda: bed.counters()["cut_by_policy"] > before, 10, "the connection was not judged again")
+            assert works(kept)
+            cut.say("ping")
+            assert is_refused(cut.answer()), "it lives on"
+
+
+def test_strict_cuts_plaintext_that_is_open(bed):
+    with open_connection(bed, "outside/client") as plain, open_connection(bed, "front/web") as meshed:
+        assert works(plain) and works(meshed)
+        with bed.applied(peer_authentication("STRICT"), MODE):
+            eventually(lambda: not works(plain), 10, "plaintext lives on under STRICT")
+            assert works(meshed)
+
+
+def test_a_change_that_concerns_others_cuts_nobody(bed):
+    before = bed.counters()["cut_by_policy"]
+    with open_connection(bed, "front/web") as hand:
+        with bed.applied(authorization("DENY", "[{}]", selector='{app: nobody}'), RULES):
+            settles(bed, {"front/web": True})
+            assert works(hand)
+    assert bed.counters()["cut_by_policy"] == before

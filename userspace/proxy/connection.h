@@ -35,6 +35,7 @@ struct ConnectionRecord {
   uint64_t received = 0;
   TimePoint since{};
   std::string_view state = "connecting";  // a literal
+  bool judged = false;                    // policy let `peer` from `source` in to `endpoint`
 };
 
 class Connection : public Deferred {

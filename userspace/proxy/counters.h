@@ -20,6 +20,7 @@ namespace fairlead::proxy {
   X(inbound_streams, "streams accepted")                                   \
   X(inbound_plain, "plaintext connections accepted")                       \
   X(inbound_denied, "refused by policy")                                   \
+  X(cut_by_policy, "open connections that a changed policy ended")         \
   X(inbound_bad_request, "streams with an impossible destination")         \
   X(application_refused, "the application did not accept")                 \
   X(handshake_failed, "TLS handshakes failed")                             \

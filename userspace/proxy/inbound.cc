@@ -115,9 +115,7 @@ Task<Result<void>> InboundConnection::plaintext(FdWaiter& waiter, bool guard) {
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
   if (credentials == nullptr)
     co_return Error(ErrorKind::kUnavailable, "the pod is not known to the mesh yet");
-  if (!worker_.decide(*pod_, true, peer_, nullptr, record_.destination, pod_->workload().get())) {
-    co_return Error(ErrorKind::kDenied, "denied by policy");
-  }
+  if (!worker_.admit(*pod_, record_)) co_return Error(ErrorKind::kDenied, "denied by policy");
   Result<ApplicationSocket> application =
       co_await connect_application(worker_, pod_, record_.destination, peer_);
   if (!application) {
@@ -211,10 +209,9 @@ Task<int> InboundStream::set_up() {
     co_return 400;
   }
   record_.destination = record_.endpoint = *destination;
-  const SocketAddress client = record_.source;
-  if (!worker_.decide(*pod_, true, client, tunnel_.peer().get(), *destination, pod_->workload().get()))
-    co_return 401;
-  Result<ApplicationSocket> application = co_await connect_application(worker_, pod_, *destination, client);
+  if (!worker_.admit(*pod_, record_)) co_return 401;
+  Result<ApplicationSocket> application =
+      co_await connect_application(worker_, pod_, *destination, record_.source);
   if (!application) {
     ++worker_.counters().application_refused;
     co_return 503;

@@ -120,10 +120,9 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
 Task<Result<void>> OutboundConnection::to_self(Target target) {
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
-  if (!worker_.decide(*pod_, false, record_.source, &credentials->id(), target.endpoint,
-                      target.workload.get())) {
-    co_return Error(ErrorKind::kDenied, "denied by policy");
-  }
+  // The pod is its own peer; the workload is that of its own address.
+  record_.peer = std::shared_ptr<const SpiffeId>(credentials, &credentials->id());
+  if (!worker_.admit(*pod_, record_)) co_return Error(ErrorKind::kDenied, "denied by policy");
   Result<ApplicationSocket> application =
       co_await connect_application(worker_, pod_, target.endpoint, record_.source);
   if (!application) {

@@ -8,6 +8,10 @@
 namespace fairlead::proxy {
 namespace {
 
+policy::ConnectionFacts facts_of(const ConnectionRecord& record) {
+  return {record.peer.get(), record.source.ip, record.endpoint.ip, record.endpoint.port};
+}
+
 // Starts a connection at the end of the turn; owns it until then.
 struct LateStart final : Deferred, TurnEndHook {
   explicit LateStart(std::unique_ptr<Connection> late) noexcept : connection(std::move(late)) {}
@@ -104,7 +108,7 @@ void Worker::set_snapshot(state::SnapshotPtr snapshot, std::function<void()> tak
   reactor_->send([this, snapshot = std::move(snapshot), taken = std::move(taken)] {
     const bool first = snapshot_ == nullptr;
     snapshot_ = snapshot;
-    for (auto& [id, pod] : pods_) pod->refresh(*snapshot_);
+    refresh_pods();
     if (first && !draining_) set_accepting(true);
     taken();
   });
@@ -146,21 +150,41 @@ std::shared_ptr<const tls::Credentials> Worker::credentials(const SpiffeId& id) 
   return found == credentials_.end() ? nullptr : found->second;
 }
 
-bool Worker::decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,
-                    const SocketAddress& destination, const state::Workload* workload) {
+// A snapshot shares what did not change with the one before: another workload means other policies, perhaps.
+void Worker::refresh_pods() {
+  for (auto& [id, pod] : pods_) {
+    const auto before = pod->workload();
+    pod->refresh(*snapshot_);
+    if (before != nullptr && pod->workload() != nullptr && pod->workload() != before) judge_again(*pod);
+  }
+}
+
+void Worker::judge_again(const Pod& pod) {
+  const state::Workload& workload = *pod.workload();
+  for (Connection *connection = connections_, *next = nullptr; connection != nullptr; connection = next) {
+    next = connection->next_;
+    const ConnectionRecord& record = connection->record_;
+    if (&connection->pod() != &pod || !record.judged) continue;
+    if (!workload.policy_missing && policy::evaluate(workload.policies, facts_of(record)).allowed) continue;
+    ++counters_.cut_by_policy;
+    (void)admit(pod, connection->record_);  // for the reason, which `fairlead why` shows
+    connection->abort();
+  }
+}
+
+bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
+  const state::Workload* workload = pod.workload().get();
   policy::Decision decision;
   decision.reason = "the pod is not known to the mesh";
   if (workload != nullptr && workload->policy_missing) decision.reason = "a policy that is named is missing";
-  if (workload != nullptr && !workload->policy_missing) {
-    const policy::ConnectionFacts facts{principal, source.ip, destination.ip, destination.port};
-    decision = policy::evaluate(workload->policies, facts);
-  }
+  if (workload != nullptr && !workload->policy_missing)
+    decision = policy::evaluate(workload->policies, facts_of(connection));
   DecisionRecord record;
-  record.inbound = inbound;
+  record.inbound = connection.inbound;
   record.pod = pod.full_name();
-  record.source = source;
-  if (principal != nullptr) record.principal = principal->principal();
-  record.destination = destination;
+  record.source = connection.source;
+  if (connection.peer != nullptr) record.principal = connection.peer->principal();
+  record.destination = connection.endpoint;
   record.allowed = decision.allowed;
   if (!decision.policy_name.empty())
     record.policy = fmt::format("{}/{}", decision.policy_ns, decision.policy_name);
@@ -168,6 +192,7 @@ bool Worker::decide(const Pod& pod, bool inbound, const SocketAddress& source, c
   record.reason = decision.reason;
   decisions_.record(std::move(record));
   if (!decision.allowed) ++counters_.inbound_denied;
+  connection.judged = decision.allowed;
   return decision.allowed;
 }
 

@@ -72,9 +72,9 @@ class Worker {
   }
   [[nodiscard]] uint64_t new_id() noexcept { return next_id_++; }  // of a connection or a tunnel
   [[nodiscard]] bool full() const noexcept { return connection_count_ >= kMaxConnections; }
-  // Judges and remembers the verdict.
-  bool decide(const Pod& pod, bool inbound, const SocketAddress& source, const SpiffeId* principal,
-              const SocketAddress& destination, const state::Workload* workload);
+  // Judges by the pod's policies whether the connection's peer may reach its endpoint, and remembers the
+  // verdict. Who was let in is judged again whenever the policies of the pod change, and cut off if need be.
+  bool admit(const Pod& pod, ConnectionRecord& record);
   // Owned by the worker's table from here on, until it finishes.
   void start_connection(std::unique_ptr<Connection> connection);
   // The same, for callers that are in the middle of something.
@@ -93,6 +93,8 @@ class Worker {
   void unlink(Connection& connection) noexcept;
   void set_accepting(bool accepting);
   void check_idle() noexcept;
+  void refresh_pods();
+  void judge_again(const Pod& pod);
   WorkerReport make_report() const;
 
   Shared shared_;
