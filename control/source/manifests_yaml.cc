@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "control/source/documents_yaml.h"
 #include "control/source/node_yaml.h"
 #include "control/source/source.h"
 
@@ -176,7 +177,7 @@ void read_manifests(const std::string& file, const std::string& content, model::
                     std::string& errors) {
   try {
     Documents documents(file, objects, errors);
-    for (const Node& document : YAML::LoadAll(content)) documents.document(document);
+    for (const Node& document : load_documents(content)) documents.document(document);
   } catch (const YAML::Exception& broken) {
     errors += fmt::format("{}{}:{}: {}", errors.empty() ? "" : "\n", file, broken.mark.line + 1, broken.msg);
   }

@@ -347,5 +347,19 @@ TEST(ManifestErrors, HostileYamlDoesNotHang) {
   EXPECT_NE(read(std::string(100000, '[')).errors, "");
 }
 
+// yaml-cpp makes empty documents of these without end.
+TEST(Manifests, ATokenThatBeginsNoDocumentIsAnError) {
+  for (const char* content :
+       {",", "]", "}", "\n,piVersion \nkind: Namespace\n", "apiVersion: v1\n---\n,\n"}) {
+    const Read result = read(content);
+    EXPECT_THAT(result.errors, StartsWith("m.yaml:")) << content;
+    EXPECT_THAT(result.objects.namespaces, IsEmpty());
+  }
+}
+
+TEST(Manifests, EmptyDocumentsAreNone) {
+  EXPECT_EQ(read("---\n---\n# nothing\n---\n").errors, "");
+}
+
 }  // namespace
 }  // namespace fairlead::source
