@@ -179,10 +179,13 @@ Result<Received> receive(BorrowedFd socket) {
     received.state = ReceiveState::kClosed;
     return received;
   }
-  if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+  if ((header.msg_flags & MSG_TRUNC) != 0)
     return Error(ErrorKind::kProtocol, "contract: message larger than agreed");
-  }
   FL_TRY_ASSIGN(received.packet.message, decode({body.data(), static_cast<size_t>(count)}));
+  // A receiver that is out of file descriptors loses those that it was sent (unix(7)). With fewer sockets in
+  // stock life goes on; a pod without its listeners is none.
+  if ((header.msg_flags & MSG_CTRUNC) != 0 && !std::holds_alternative<Sockets>(received.packet.message))
+    return Error(ErrorKind::kExhausted, "contract: file descriptors were lost");
   received.state = ReceiveState::kMessage;
   return received;
 }

@@ -50,8 +50,10 @@ void Acceptor::on_io(uint32_t) noexcept {
 void Acceptor::accepted(UniqueFd fd, const SocketAddress& peer) {
   ++(inbound_ ? worker_.counters().inbound_accepted : worker_.counters().outbound_accepted);
   // An application must not take our death for the end: what the outbound listener accepts is born that way.
-  if (worker_.full()) net::set_reset_on_close(fd);
-  if (worker_.full()) return;
+  if (worker_.full()) {
+    ++worker_.counters().connections_full;
+    return net::set_reset_on_close(fd);
+  }
   if (inbound_) {
     worker_.start_connection(std::make_unique<InboundConnection>(worker_, pod_, std::move(fd), peer));
   } else {

@@ -1,7 +1,9 @@
 #include "proxy/control.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <future>
 
 #include "base/log.h"
@@ -18,6 +20,15 @@ Result<UniqueFd> duplicate(BorrowedFd fd) {
   UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
   if (!copy) return Error::from_errno("dup");
   return copy;
+}
+
+// A connection has at most two sockets of its own. Running out of file descriptors would hit everybody: the
+// keeper's messages lose theirs.
+size_t connections_per_worker(unsigned workers) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kMaxConnections;
+  const size_t reserved = std::min<size_t>(kReservedFds, limit.rlim_cur / 2);
+  return std::clamp<size_t>((limit.rlim_cur - reserved) / 2 / workers, 16, kMaxConnections);
 }
 
 }  // namespace
@@ -145,6 +156,7 @@ Result<void> Control::start_workers() {
   shared.need_sockets = [this](Worker& worker, contract::PodId pod, int family) {
     reactor_->send([this, &worker, pod, family] { need_sockets(worker, pod, family); });
   };
+  shared.max_connections = connections_per_worker(config_.workers);
   for (unsigned i = 0; i < config_.workers; ++i) {
     FL_TRY_ASSIGN(auto worker, Worker::create(shared));
     worker->start();

@@ -24,6 +24,8 @@ namespace fairlead::proxy {
   X(inbound_bad_request, "streams with an impossible destination")         \
   X(application_refused, "the application did not accept")                 \
   X(handshake_failed, "TLS handshakes failed")                             \
+  X(source_limited, "refused: their source holds its share already")       \
+  X(connections_full, "refused: the worker has all it may have")           \
   X(tunnels_opened, "tunnels opened")                                      \
   X(tunnels_failed, "tunnels that ended with an error")                    \
   X(accept_backoff, "times accept() was out of file descriptors")          \

@@ -89,9 +89,33 @@ Task<Result<tls::FirstBytes>> InboundConnection::first_bytes(FdWaiter& waiter) {
   }
 }
 
+Task<Result<void>> InboundConnection::first_record(FdWaiter& waiter, TimePoint deadline) {
+  while (!tls::holds_record(received_.span())) {
+    auto got = net::receive(fd_, received_.prepare(4096));
+    if (!got) co_return Error(std::move(got).error());
+    if (got->state == net::IoState::kEnd)
+      co_return Error(ErrorKind::kClosed, "TLS handshake: the peer closed");
+    received_.commit(got->bytes);
+    if (got->state == net::IoState::kDone) continue;
+    const bool ready = co_await waiter.readable(deadline);
+    if (!ready) co_return Error(ErrorKind::kTimeout, "TLS handshake: the peer says nothing");
+  }
+  co_return Result<void>();
+}
+
 Task<Result<void>> InboundConnection::tunnel(FdWaiter& waiter) {
   record_.tunnel = record_.destination.port == kHbonePort ? TunnelKind::kHbone : TunnelKind::kInPlace;
   const TimePoint deadline = worker_.reactor().now() + kHandshakeDeadline;
+  handshake_ = worker_.handshakes().take(peer_.ip);
+  if (!handshake_) {
+    ++worker_.counters().source_limited;
+    co_return Error(ErrorKind::kExhausted, "too many handshakes of this source are under way");
+  }
+  Result<void> said = co_await first_record(waiter, deadline);
+  if (!said) {
+    ++worker_.counters().handshake_failed;
+    co_return Error(std::move(said).error());
+  }
   auto credentials = co_await pod_->credentials(deadline);
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
   auto handshake = tls::Handshake::server(credentials);
@@ -229,10 +253,15 @@ InboundTunnels::~InboundTunnels() {
 
 Result<void> InboundTunnels::adopt(std::shared_ptr<Pod> pod, UniqueFd fd, tls::Established established,
                                    Buffer leftover, const InboundStream::Origin& origin) {
+  SourceLimits::Ticket ticket = limits_.take(origin.peer.ip);
+  if (!ticket) {
+    ++worker_.counters().source_limited;
+    return Error(ErrorKind::kExhausted, "too many tunnels of this source");
+  }
   auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), worker_.new_id(), Tunnel::Role::kServer,
                                          std::move(fd), std::move(established), *this);
   Tunnel& borrowed = *tunnel;
-  entries_.emplace(&borrowed, Entry{std::move(tunnel), std::move(pod), origin});
+  entries_.emplace(&borrowed, Entry{std::move(tunnel), std::move(pod), origin, std::move(ticket)});
   worker_.tunnel_opened();
   ++worker_.counters().inbound_tunnels;
   Result<void> started = borrowed.start(std::move(leftover));

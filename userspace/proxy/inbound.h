@@ -11,6 +11,7 @@
 #include "proxy/application.h"
 #include "proxy/connection.h"
 #include "proxy/socket_relay.h"
+#include "proxy/source_limits.h"
 #include "proxy/stream_relay.h"
 #include "proxy/tunnel.h"
 
@@ -28,6 +29,8 @@ class InboundConnection final : public Connection, public RelayOwner {
   // Reads until the first bytes are classified or the deadline passes. kOther with nothing read: the client
   // waits for the server to speak.
   Task<Result<tls::FirstBytes>> first_bytes(FdWaiter& waiter);
+  // Waits for the whole first record: OpenSSL's part, which costs most, is made for peers that say something.
+  Task<Result<void>> first_record(FdWaiter& waiter, TimePoint deadline);
   Task<Result<void>> tunnel(FdWaiter& waiter);
   Task<Result<void>> plaintext(FdWaiter& waiter, bool guard);
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
@@ -37,6 +40,7 @@ class InboundConnection final : public Connection, public RelayOwner {
   Buffer received_;
   ClientName name_;
   std::unique_ptr<SocketRelay> sockets_;
+  SourceLimits::Ticket handshake_;
   bool handed_over_ = false;  // the socket belongs to a Tunnel now
 };
 
@@ -85,6 +89,7 @@ class InboundTunnels final : public TunnelOwner {
     std::unique_ptr<Tunnel> tunnel;
     std::shared_ptr<Pod> pod;
     InboundStream::Origin origin;
+    SourceLimits::Ticket ticket;
   };
   hbone::StreamHandler* on_tunnel_connect(Tunnel& tunnel, hbone::StreamId stream,
                                           const hbone::ConnectRequest& request) override;
@@ -93,6 +98,7 @@ class InboundTunnels final : public TunnelOwner {
   std::vector<Tunnel*> tunnels_where(const std::function<bool(const Entry&)>& wanted) const;
 
   Worker& worker_;
+  SourceLimits limits_{kMaxTunnelsPerSource, kMaxInboundTunnels};
   std::unordered_map<Tunnel*, Entry> entries_;
 };
 

@@ -14,10 +14,16 @@ constexpr size_t kMaxTunnelsPerKey = 64;
 constexpr size_t kMaxStreamsPerTunnel = 256;      // fewer when the peer says so
 constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
 constexpr size_t kMaxHandshakeBytes = 64 * 1024;  // received in one handshake
-constexpr size_t kSocketStockLow = 12;            // ask the keeper for more below this
-constexpr size_t kMaxConnections = 200000;        // per worker; beyond, new ones are reset
-constexpr size_t kMaxDecisions = 512;             // remembered per worker
-constexpr size_t kMaxRelayBacklog = 256 * 1024;   // plaintext relay: bytes kept for a slow reader
+constexpr size_t kMaxHandshakesPerSource = 64;    // under way at once, from one address to this worker's pods
+constexpr size_t kMaxHandshakes = 2048;           // the same, from everywhere
+constexpr size_t kMaxTunnelsPerSource = 512;      // that one address opened to this worker's pods
+constexpr size_t kMaxInboundTunnels = 16384;
+constexpr size_t kSocketStockLow = 12;  // ask the keeper for more below this
+constexpr size_t kMaxConnections =
+    200000;  // per worker, fewer where file descriptors are; beyond, new ones are reset
+constexpr size_t kReservedFds = 1024;            // of the process, for everything but connections
+constexpr size_t kMaxDecisions = 512;            // remembered per worker
+constexpr size_t kMaxRelayBacklog = 256 * 1024;  // plaintext relay: bytes kept for a slow reader
 
 constexpr std::chrono::milliseconds kFirstBytesDeadline{500};
 constexpr std::chrono::seconds kHandshakeDeadline{10};
@@ -28,7 +34,8 @@ constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
 // A silent peer is given up. TCP counts from its first retransmission, up to 3 s after the data was sent:
 // with those a dead peer is noticed within 10 s.
 constexpr std::chrono::seconds kDeadPeer{5};
-constexpr std::chrono::minutes kTunnelIdle{5};
+constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
+constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
 
 constexpr uint16_t kHbonePort = 15008;

@@ -35,7 +35,7 @@ Result<void> Tunnel::start(Buffer leftover) {
   received_ = std::move(leftover);
   net::set_nodelay(fd_);
   net::set_dead_peer_timeout(fd_, kDeadPeer);
-  if (client_) reactor_.timers().arm(idle_, reactor_.now() + kTunnelIdle);
+  arm_idle();
   FL_TRY(reactor_.watch(fd_, *this));  // reports at once what is ready already
   if (!received_.empty()) open_records();
   return {};
@@ -192,10 +192,15 @@ void Tunnel::on_goaway(hbone::ErrorCode) {
 void Tunnel::on_stream_closed(hbone::StreamId) {
   if (closed_) return;
   if (streams_.open_streams() == 0) {
-    if (client_) reactor_.timers().arm(idle_, reactor_.now() + kTunnelIdle);
+    arm_idle();
     if (streams_.draining()) reactor_.at_turn_end(*this);
   }
   owner_.on_tunnel_stream_closed(*this);
+}
+
+void Tunnel::arm_idle() noexcept {
+  reactor_.timers().arm(idle_, reactor_.now() + (client_ ? TimePoint::duration(kTunnelIdle)
+                                                         : TimePoint::duration(kInboundTunnelIdle)));
 }
 
 void Tunnel::on_idle() noexcept {

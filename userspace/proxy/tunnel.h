@@ -61,6 +61,7 @@ class Tunnel final : public Deferred,
   void on_output() override;
   void on_stream_closed(hbone::StreamId stream) override;
   void on_idle() noexcept;
+  void arm_idle() noexcept;
 
   void read();
   bool open_records();

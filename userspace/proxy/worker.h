@@ -17,6 +17,7 @@
 #include "proxy/counters.h"
 #include "proxy/decisions.h"
 #include "proxy/pod.h"
+#include "proxy/source_limits.h"
 #include "state/snapshot.h"
 #include "tls/credentials.h"
 
@@ -41,6 +42,7 @@ class Worker {
     ebpf::ClientNames* clients = nullptr;
     // Asks the control thread for sockets; may be called from this worker's thread.
     std::function<void(Worker&, contract::PodId, int family)> need_sockets;
+    size_t max_connections = kMaxConnections;
   };
 
   static Result<std::unique_ptr<Worker>> create(Shared shared);
@@ -71,7 +73,7 @@ class Worker {
     return std::uniform_int_distribution<size_t>(0, count - 1)(random_);
   }
   [[nodiscard]] uint64_t new_id() noexcept { return next_id_++; }  // of a connection or a tunnel
-  [[nodiscard]] bool full() const noexcept { return connection_count_ >= kMaxConnections; }
+  [[nodiscard]] bool full() const noexcept { return connection_count_ >= shared_.max_connections; }
   // Judges by the pod's policies whether the connection's peer may reach its endpoint, and remembers the
   // verdict. Who was let in is judged again whenever the policies of the pod change, and cut off if need be.
   bool admit(const Pod& pod, ConnectionRecord& record);
@@ -79,6 +81,7 @@ class Worker {
   void start_connection(std::unique_ptr<Connection> connection);
   // The same, for callers that are in the middle of something.
   void start_at_turn_end(std::unique_ptr<Connection> connection);
+  SourceLimits& handshakes() noexcept { return handshakes_; }
   InboundTunnels& inbound_tunnels() noexcept { return *inbound_tunnels_; }
   void tunnel_opened() noexcept { ++tunnels_; }
   void tunnel_closed() noexcept {
@@ -107,6 +110,7 @@ class Worker {
   std::unordered_map<SpiffeId, std::shared_ptr<const tls::Credentials>> credentials_;
   std::unordered_map<contract::PodId, std::shared_ptr<Pod>> pods_;
   std::unordered_map<contract::PodId, std::vector<std::unique_ptr<Acceptor>>> acceptors_;
+  SourceLimits handshakes_{kMaxHandshakesPerSource, kMaxHandshakes};
   std::unique_ptr<InboundTunnels> inbound_tunnels_;
   Connection* connections_ = nullptr;
   size_t connection_count_ = 0;

@@ -135,4 +135,12 @@ FirstBytes classify(std::span<const uint8_t> bytes) noexcept {
   return in.ok() && found ? FirstBytes::kTunnel : in.outcome();
 }
 
+bool holds_record(std::span<const uint8_t> bytes) noexcept {
+  if (bytes.empty()) return false;
+  if (bytes[0] != kHandshakeRecord) return true;  // for the handshake to refuse
+  if (bytes.size() < kRecordHeader) return false;
+  const size_t length = static_cast<size_t>(bytes[3]) << 8 | bytes[4];
+  return length > kMaxPlaintext || bytes.size() >= kRecordHeader + length;
+}
+
 }  // namespace fairlead::tls

@@ -63,6 +63,9 @@ class Handshake {
   std::unique_ptr<Impl> impl_;
 };
 
+// Whether a whole TLS record, or something that is none, begins `bytes`: there is something to work on.
+[[nodiscard]] bool holds_record(std::span<const uint8_t> bytes) noexcept;
+
 // What the first bytes of a captured connection are.
 enum class FirstBytes {
   kNeedMore,  // could still become a marked ClientHello

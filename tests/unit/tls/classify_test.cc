@@ -164,5 +164,18 @@ TEST(Classify, NeverTakesRandomBytesForATunnel) {
   }
 }
 
+TEST(FirstRecord, IsThereWhenItIsWhole) {
+  const auto holds = [](std::string_view bytes) {
+    return holds_record({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+  };
+  EXPECT_FALSE(holds(""));
+  EXPECT_FALSE(holds({"\x16\x03\x01\x00", 4}));
+  EXPECT_FALSE(holds({"\x16\x03\x01\x00\x02\x01", 6}));
+  EXPECT_TRUE(holds({"\x16\x03\x01\x00\x02\x01\x00", 7}));
+  EXPECT_TRUE(holds({"\x16\x03\x01\x00\x00", 5})) << "an empty one";
+  EXPECT_TRUE(holds({"\x16\x03\x01\xff\xff", 5})) << "too long: never whole, to be refused now";
+  EXPECT_TRUE(holds("GET /")) << "no record: to be refused now";
+}
+
 }  // namespace
 }  // namespace fairlead::tls
