@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "tls/credentials_impl.h"
+#include "tls/key_memory.h"
 #include "tls/key_schedule.h"
 #include "tls/verify.h"
 
@@ -131,7 +132,7 @@ void install_handshake_callbacks(SSL_CTX* context, bool server) {
   if (server) SSL_CTX_set_alpn_select_cb(context, select_alpn, nullptr);
 }
 
-struct Handshake::Impl {
+struct Handshake::Impl : InKeyMemory {
   std::shared_ptr<const Credentials> credentials;
   Context context;
   SslPtr ssl;

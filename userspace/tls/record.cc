@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "tls/key_memory.h"
 #include "tls/key_schedule.h"
 #include "tls/openssl.h"
 
@@ -55,7 +56,7 @@ Result<void> set_key(CipherContextPtr& context, const RecordState& state, bool s
 // ---- sealing
 // ----------------------------------------------------------------------------------------------------------
 
-struct RecordSealer::Impl {
+struct RecordSealer::Impl : InKeyMemory {
   RecordState state;
   CipherContextPtr cipher;
   uint64_t records = 0;
@@ -156,7 +157,7 @@ RecordState RecordSealer::state() const {
 // ---- opening
 // ----------------------------------------------------------------------------------------------------------
 
-struct RecordOpener::Impl {
+struct RecordOpener::Impl : InKeyMemory {
   RecordState state;
   CipherContextPtr cipher;
   uint64_t records = 0;

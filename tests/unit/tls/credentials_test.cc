@@ -4,6 +4,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include "tls/key_memory.h"
 #include "unit/tls/pair.h"
 
 namespace fairlead::tls {
@@ -140,6 +141,11 @@ TEST_F(CredentialsTest, DoesNotAskForAPassphrase) {
   EXPECT_FALSE(KeyPair::from_pem({text, static_cast<size_t>(length)}));
   BIO_free(bio);
   EVP_PKEY_free(key);
+}
+
+TEST(KeyMemory, IsProtectedBeforeTheFirstUseOfOpenSslOrNotAtAll) {
+  ASSERT_TRUE(KeyPair::generate());
+  EXPECT_FALSE(protect_keys());
 }
 
 }  // namespace
