@@ -13,6 +13,7 @@ from .shell import LabError, enter_cgroup, enter_netns, run, wait_until
 
 PROXY_UID = 65532
 CONTROLLER = f"{topology.HUB4}:15012"
+CONTROLLER_NAME = None  # HOST:PORT by which the agents know it, where that is another
 
 
 # ---- asking ---------------------------------------------------------------------------------------------------------
@@ -175,9 +176,10 @@ def agent_config(names, node):
     path = os.path.join(directory, "agent.yaml")
     with open(path, "w") as file:
         yaml.safe_dump({"node": node, "runDirectory": names.run_directory(node), "bpfDirectory": names.bpf_directory(node),
-                        "proxy": {"user": PROXY_UID}, "drain": {"deadline": "5s"},
+                        "proxy": {"user": PROXY_UID, "seccomp": os.environ.get("FAIRLEAD_SECCOMP", "enforce")},
+                        "drain": {"deadline": "5s"},
                         "log": {"level": os.environ.get("FAIRLEAD_LOG", "info")},
-                        "controller": {"address": CONTROLLER, "roots": roots, "token": token}}, file)
+                        "controller": {"address": CONTROLLER_NAME or CONTROLLER, "roots": roots, "token": token}}, file)
     return path
 
 

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/result.h"
+#include "confine/filter.h"
 
 namespace fairlead::agent {
 
@@ -18,6 +19,7 @@ struct AgentConfig {
   struct {
     unsigned user = 65532;
     unsigned workers = 1;
+    confine::Mode seccomp = confine::Mode::kEnforce;
   } proxy;
   struct {
     std::string address;  // required, HOST:PORT

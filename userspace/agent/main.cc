@@ -3,6 +3,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include <array>
 #include <cstdio>
 #include <optional>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "base/net_types.h"
 #include "keeper/keeper.h"
 #include "proxy/proxy_main.h"
+#include "tls/key_memory.h"
 
 namespace fairlead::agent {
 namespace {
@@ -18,6 +20,10 @@ namespace {
 constexpr int kOk = 0;
 constexpr int kFailure = 1;
 constexpr int kUsage = 2;
+
+// What a resolver reads to find the controller.
+constexpr std::array kResolverFiles = {"/etc/resolv.conf", "/etc/hosts",    "/etc/nsswitch.conf",
+                                       "/etc/host.conf",   "/etc/gai.conf", "/etc/services"};
 
 constexpr std::string_view kHelp =
     "Usage: fairlead-agent --config FILE                 run on this node (the keeper; it starts the proxy)\n"
@@ -77,6 +83,7 @@ keeper::KeeperConfig keeper_config(const AgentConfig& config, const std::string&
   keeper.config_path = path;
   keeper.proxy_uid = config.proxy.user;
   keeper.drain_deadline = config.drain.deadline;
+  keeper.proxy_locked_memory = tls::kKeyArena;
   return keeper;
 }
 
@@ -93,6 +100,11 @@ proxy::ProxyConfig proxy_config(const AgentConfig& config) {
   proxy.controller.network = config.network;
   proxy.controller.node_name = config.node;
   proxy.certificate_ttl = config.certificates.ttl;
+  proxy.lock_in.seccomp = config.proxy.seccomp;
+  proxy.lock_in.files.readable.assign(kResolverFiles.begin(), kResolverFiles.end());
+  proxy.lock_in.files.readable.push_back(config.controller.roots);
+  proxy.lock_in.files.readable.push_back(config.controller.token);
+  proxy.lock_in.files.sockets = config.run_directory + "/proxy";
   return proxy;
 }
 

@@ -108,6 +108,10 @@ YamlReader::Field YamlReader::level(log::Level& into) {
   };
 }
 
+std::string YamlReader::text_of(const YAML::Node& value) {
+  return value.IsScalar() ? value.Scalar() : std::string();
+}
+
 YamlReader::Field YamlReader::section(Fields fields) {
   return [fields = std::move(fields)](YamlReader& reader, const YAML::Node& value, const std::string& key) {
     reader.apply(value, fields, key);

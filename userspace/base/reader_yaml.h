@@ -30,12 +30,27 @@ class YamlReader {
   static Field seconds(std::chrono::seconds& into);            // "24h", "90s"
   static Field milliseconds(std::chrono::milliseconds& into);  // also "500ms"
   static Field level(log::Level& into);
+  template <class T>
+  static Field choice(T& into, std::map<std::string, T> values) {
+    return [&into, values = std::move(values)](YamlReader& reader, const YAML::Node& value,
+                                               const std::string& key) {
+      const auto found = values.find(text_of(value));
+      if (found != values.end()) {
+        into = found->second;
+        return;
+      }
+      std::string names;
+      for (const auto& [name, meaning] : values) names += (names.empty() ? "" : " or ") + name;
+      reader.error(value, key + ": want " + names);
+    };
+  }
   static Field section(Fields fields);
 
   void error(const YAML::Node& at, const std::string& text);
 
  private:
   explicit YamlReader(std::string path) : path_(std::move(path)) {}
+  static std::string text_of(const YAML::Node& value);  // empty for what is no scalar
   void apply(const YAML::Node& map, const Fields& fields, const std::string& where);
 
   std::string path_;

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/file.h"
 #include "cli/inventory_rows.h"
 #include "cli/output.h"
 #include "ebpf/features.h"
@@ -12,8 +13,8 @@ namespace {
 
 using nlohmann::json;
 
-json quiet(const Options& options, std::string_view verb) {
-  const auto answer = net::query(options.run_directory + "/keeper.sock", verb, options.timeout);
+json quiet(const Options& options, std::string_view verb, std::string_view socket = "/keeper.sock") {
+  const auto answer = net::query(options.run_directory + std::string(socket), verb, options.timeout);
   json document = answer ? json::parse(*answer, nullptr, false) : json();
   return document.is_discarded() ? json() : document;
 }
@@ -88,6 +89,49 @@ void check_collisions(const json& links, Findings& findings) {
                    : "find the owner with `fairlead bpf links`, then exclude the pod from one of the two");
 }
 
+// "Seccomp:\t2" and the like of /proc/PID/status, empty when it does not say.
+std::string field_of(const std::string& status, std::string_view name) {
+  const size_t at = status.find(fmt::format("\n{}:\t", name));
+  if (at == std::string::npos) return "";
+  const size_t from = at + name.size() + 3;
+  return status.substr(from, status.find('\n', from) - from);
+}
+
+// What the kernel says of the process counts; a proxy in a stranger's hand says what it likes.
+void check_confinement(const Options& options, const json& keeper, Findings& findings) {
+  const auto pid = keeper.value("proxyPid", -1);
+  const auto status = read_file(fmt::format("/proc/{}/status", pid));
+  if (pid <= 0 || !status) {
+    findings.add("proxy-locked-in", "warn", "the proxy does not run", "see the agent's log");
+    return;
+  }
+  const bool confined = field_of(*status, "Seccomp") == "2" && field_of(*status, "NoNewPrivs") == "1" &&
+                        field_of(*status, "CapEff").find_first_not_of('0') == std::string::npos;
+  const json proxy = quiet(options, "status", "/proxy.sock");
+  const json locked = proxy.is_object() ? proxy.value("lockedIn", json::object()) : json::object();
+  const int landlock = locked.value("landlock", 0);
+  const bool audit = locked.value("seccomp", "") == "audit";
+  findings.add("proxy-locked-in",
+               !confined ? "fail"
+               : audit   ? "warn"
+                         : "ok",
+               confined ? audit ? "seccomp only audits" : "seccomp filter, no_new_privs, no capability"
+                        : "the kernel does not show seccomp filter, no_new_privs and an empty capability set",
+               !confined ? "restart fairlead-agent; if it stays, report it"
+               : audit   ? "set proxy.seccomp to enforce"
+                         : "");
+  if (locked.empty()) return;
+  findings.add("proxy-landlock", landlock > 0 ? "ok" : "warn",
+               landlock > 0 ? fmt::format("version {}", landlock) : "not in this kernel",
+               landlock > 0 ? "" : "boot with landlock among lsm= (Linux 5.13 and later)");
+  const bool keys = locked.value("keysLocked", false);
+  findings.add("proxy-keys-locked", keys ? "ok" : "warn",
+               keys ? fmt::format("{} of {} bytes used", locked.value("keyBytesUsed", uint64_t{0}),
+                                  locked.value("keyBytes", uint64_t{0}))
+                    : "private keys may be swapped out",
+               keys ? "" : "give fairlead-agent a higher RLIMIT_MEMLOCK, or CAP_SYS_RESOURCE");
+}
+
 }  // namespace
 
 json net_pods(const Options& options) {
@@ -116,6 +160,7 @@ int run_check(const Options& options) {
   findings.add("agent", runs ? "ok" : "warn",
                runs ? fmt::format("runs on node {}", cell(status["node"])) : "does not answer",
                runs ? "" : "start fairlead-agent, or name its directory with --run-dir");
+  if (runs) check_confinement(options, status, findings);
   print_list(options, findings.rows(),
              {column("CHECK", "check"), column("STATE", "state"), column("FOUND", "found"),
               column("WHAT TO DO", "remedy")});

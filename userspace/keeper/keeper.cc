@@ -129,7 +129,7 @@ Result<void> Keeper::set_up() {
                   if (!set) log::error("keeper", "node addresses: {}", set.error().text());
                 }));
   proxy_ = std::make_unique<ProxyChild>(
-      *reactor_, ProxyCommand{config_.config_path, config_.proxy_uid},
+      *reactor_, ProxyCommand{config_.config_path, config_.proxy_uid, config_.proxy_locked_memory},
       [this](UniqueFd contract) { proxy_started(std::move(contract)); }, [this](int) { proxy_exited(); });
   recall_pods();
   FL_TRY_ASSIGN(queries_, net::QueryServer::listen(

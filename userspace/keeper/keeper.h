@@ -29,6 +29,7 @@ struct KeeperConfig {
   std::string bpf_directory;
   std::string config_path;  // for the proxy
   uid_t proxy_uid = 65532;
+  size_t proxy_locked_memory = 0;  // what the proxy may lock into RAM, for its keys
   std::chrono::milliseconds drain_deadline{25000};
 };
 

@@ -5,6 +5,7 @@
 #include <linux/close_range.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,9 +26,21 @@ constexpr std::chrono::milliseconds kMaxBackOff{5000};
 constexpr int kLastCapability = 63;
 constexpr int kExecFailed = 127;
 
+// Without CAP_IPC_LOCK the limit holds for the proxy. Where it cannot be raised the proxy runs on and says
+// so.
+void raise_locked_memory(size_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+  if (limit.rlim_cur >= bytes) return;
+  const rlimit wanted{bytes, std::max<rlim_t>(limit.rlim_max, bytes)};
+  if (::setrlimit(RLIMIT_MEMLOCK, &wanted) == 0) return;
+  limit.rlim_cur = limit.rlim_max;            // no CAP_SYS_RESOURCE
+  (void)::setrlimit(RLIMIT_MEMLOCK, &limit);  // ignoring: the proxy tells
+}
+
 // In the child, between fork and exec: only async-signal-safe calls. No step may be skipped.
-[[noreturn]] void become_proxy(const char* config, const char* fd_text, int contract, uid_t uid,
-                               pid_t parent) {
+[[noreturn]] void become_proxy(const ProxyCommand& command, const char* fd_text, int contract, pid_t parent) {
+  const uid_t uid = command.uid;
   const auto fail = [](const char* what) {
     (void)!::write(STDERR_FILENO, what, ::strlen(what));
     ::_exit(kExecFailed);
@@ -41,6 +54,7 @@ constexpr int kExecFailed = 127;
     (void)::prctl(PR_CAPBSET_DROP, capability, 0, 0,
                   0);  // ignoring: unknown numbers; setresuid drops the rest
   }
+  raise_locked_memory(command.locked_memory);
   if (::setgroups(0, nullptr) != 0 || ::setresgid(uid, uid, uid) != 0 || ::setresuid(uid, uid, uid) != 0) {
     fail("proxy: cannot give up root\n");
   }
@@ -50,7 +64,7 @@ constexpr int kExecFailed = 127;
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  const char* const arguments[] = {"fairlead-agent", "proxy", "--config", config,
+  const char* const arguments[] = {"fairlead-agent", "proxy", "--config", command.config_path.c_str(),
                                    "--contract-fd",  fd_text, nullptr};
   ::execv("/proc/self/exe", const_cast<char* const*>(arguments));
   fail("proxy: exec failed\n");
@@ -84,8 +98,7 @@ Result<void> ProxyChild::start() {
   const pid_t parent = ::getpid();
   const pid_t child = ::fork();
   if (child < 0) return Error::from_errno("fork");
-  if (child == 0)
-    become_proxy(command_.config_path.c_str(), fd_text.c_str(), theirs.get(), command_.uid, parent);
+  if (child == 0) become_proxy(command_, fd_text.c_str(), theirs.get(), parent);
   pid_ = child;
   started_at_ = reactor_.now();
   pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));

@@ -15,6 +15,7 @@ namespace fairlead::keeper {
 struct ProxyCommand {
   std::string config_path;  // handed on: `fairlead-agent proxy --config PATH --contract-fd N`
   uid_t uid = 65532;
+  size_t locked_memory = 0;  // its RLIMIT_MEMLOCK at least
 };
 
 class ProxyChild final : private IoHandler {

@@ -7,7 +7,6 @@
 #include <future>
 
 #include "base/log.h"
-#include "proxy/reports_json.h"
 
 namespace fairlead::proxy {
 namespace {
@@ -48,26 +47,16 @@ Control::~Control() {
   queries_.reset();
 }
 
-int Control::run() {
-  auto reactor = Reactor::create();
-  if (!reactor) {
-    log::error("proxy", "{}", reactor.error().text());
-    return 1;
-  }
-  reactor_ = std::move(*reactor);
-  auto queries = net::QueryServer::listen(
-      *reactor_, config_.query_socket, 0600,
-      [this](std::string_view verb, std::string_view, const net::QueryPeer&) { return answer(verb); });
-  if (!queries) {
-    log::error("proxy", "{}", queries.error().text());
-    return 1;
-  }
-  queries_ = std::move(*queries);
-  const Result<void> watched = reactor_->watch_level(contract_, *this);
-  if (!watched) {
-    log::error("proxy", "{}", watched.error().text());
-    return 1;
-  }
+Result<void> Control::start() {
+  FL_TRY_ASSIGN(reactor_, Reactor::create());
+  FL_TRY_ASSIGN(queries_, net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
+                                                   [this](std::string_view verb, std::string_view,
+                                                          const net::QueryPeer&) { return answer(verb); }));
+  return reactor_->watch_level(contract_, *this);
+}
+
+int Control::run(const Confinement& locked) {
+  locked_ = locked;
   send_to_keeper(contract::Hello{});
   reactor_->run();
   return exit_code_;
@@ -342,6 +331,7 @@ std::string Control::answer(std::string_view verb) {
   status.uptime = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - started_);
   status.workers = workers_.size();
   status.ready = destinations_written_;
+  status.locked = locked_;
   status.controller_address = config_.controller.address;
   if (xds_ != nullptr) status.controller = xds_->status();
   return status_json(status, snapshot, gather_reports());

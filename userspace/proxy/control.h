@@ -16,6 +16,7 @@
 #include "event/reactor.h"
 #include "net/query.h"
 #include "proxy/proxy_main.h"
+#include "proxy/reports_json.h"
 #include "proxy/worker.h"
 #include "state/clients.h"
 
@@ -25,8 +26,11 @@ class Control final : private IoHandler {
  public:
   Control(ProxyConfig config, UniqueFd contract);
   ~Control();
+  // Opens what takes opening: after it, the process may lock itself in.
+  Result<void> start();
   // Until the keeper says drain and all is quiet, or is gone. The exit code of the process.
-  int run();
+  int run(const Confinement& locked);
+  [[nodiscard]] const ProxyConfig& config() const noexcept { return config_; }
 
  private:
   void on_io(uint32_t events) noexcept override;  // the contract socket
@@ -52,6 +56,7 @@ class Control final : private IoHandler {
   std::vector<WorkerReport> gather_reports();
 
   ProxyConfig config_;
+  Confinement locked_;
   UniqueFd contract_;
   std::unique_ptr<Reactor> reactor_;
   std::unique_ptr<ebpf::Destinations> destinations_;

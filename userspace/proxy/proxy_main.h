@@ -1,13 +1,15 @@
 // The proxy process: TLS, HTTP/2, policy and routing for every pod the keeper hands over. No privilege is
-// needed. Thread: run() owns the control thread (contract with the keeper, queries, xDS and certificate
-// callbacks by mailbox) and starts one worker thread per configured core. Returns the exit code when the
-// keeper says drain, or is gone.
+// needed, and before anything of the network is read the process locks itself in (confine/lock_in.h). Thread:
+// run() owns the control thread (contract with the keeper, queries, xDS and certificate callbacks by mailbox)
+// and starts one worker thread per configured core. Returns the exit code when the keeper says drain, or is
+// gone.
 #pragma once
 
 #include <chrono>
 #include <string>
 
 #include "base/unique_fd.h"
+#include "confine/lock_in.h"
 #include "state/clients.h"
 
 namespace fairlead::proxy {
@@ -18,6 +20,7 @@ struct ProxyConfig {
   unsigned workers = 1;
   state::ControllerEndpoint controller;
   std::chrono::seconds certificate_ttl{24 * 3600};
+  confine::Options lock_in;
 };
 
 int run(ProxyConfig config, UniqueFd contract);

@@ -57,6 +57,10 @@ json ports_of(const std::vector<state::ServicePort>& ports) {
 
 }  // namespace
 
+std::string_view to_string(confine::Mode mode) noexcept {
+  return mode == confine::Mode::kEnforce ? "enforce" : "audit";
+}
+
 std::string error_json(std::string_view text) {
   return dump(json{{"error", text}});
 }
@@ -79,12 +83,18 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
       {"address", status.controller_address},   {"connected", status.controller.connected},
       {"synced", status.controller.synced},     {"pushes", status.controller.pushes},
       {"rejected", status.controller.rejected}, {"lastError", status.controller.last_error}};
+  const json locked{{"seccomp", to_string(status.locked.confined.seccomp)},
+                    {"landlock", status.locked.confined.landlock},
+                    {"keysLocked", status.locked.keys.locked},
+                    {"keyBytes", status.locked.keys.arena},
+                    {"keyBytesUsed", tls::key_arena_used()}};
   return dump(json{{"node", status.node},
                    {"pid", ::getpid()},
                    {"uptimeSeconds", status.uptime.count()},
                    {"workers", status.workers},
                    {"ready", status.ready},
                    {"controller", controller},
+                   {"lockedIn", locked},
                    {"snapshot",
                     {{"version", snapshot.version()},
                      {"workloads", snapshot.workloads().size()},

@@ -5,11 +5,19 @@
 #include <string>
 #include <vector>
 
+#include "confine/lock_in.h"
 #include "proxy/worker.h"
 #include "state/clients.h"
 #include "state/snapshot.h"
+#include "tls/key_memory.h"
 
 namespace fairlead::proxy {
+
+// How the process is locked in.
+struct Confinement {
+  confine::LockedIn confined;
+  tls::KeyMemory keys;
+};
 
 struct ProxyStatus {
   std::string node;
@@ -18,7 +26,10 @@ struct ProxyStatus {
   bool ready = false;  // a snapshot is in force and the capture map holds it
   std::string controller_address;
   state::XdsStatus controller;
+  Confinement locked;
 };
+
+std::string_view to_string(confine::Mode mode) noexcept;
 
 std::string error_json(std::string_view text);
 std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,

@@ -20,7 +20,7 @@ class Config : public ::testing::Test {
 
 TEST_F(Config, HasDefaultsAndReadsEverything) {
   const auto config = load(
-      "node: n1\nnetwork: east\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2}\ndrain: "
+      "node: n1\nnetwork: east\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2, seccomp: audit}\ndrain: "
       "{deadline: "
       "500ms}\ncertificates: {ttl: 2h}\n");
   ASSERT_TRUE(config) << config.error().text();
@@ -28,6 +28,7 @@ TEST_F(Config, HasDefaultsAndReadsEverything) {
   EXPECT_EQ(config->network, "east");
   EXPECT_EQ(config->run_directory, "/run/fairlead");
   EXPECT_EQ(config->proxy.workers, 2u);
+  EXPECT_EQ(config->proxy.seccomp, confine::Mode::kAudit);
   EXPECT_EQ(config->drain.deadline, std::chrono::milliseconds(500));
   EXPECT_EQ(config->certificates.ttl, std::chrono::hours(2));
 }
@@ -41,6 +42,15 @@ TEST_F(Config, NamesEveryMistakeWithItsLine) {
   EXPECT_NE(text.find(":4: proxy.workers: want a number from 1 to 256"), std::string::npos) << text;
   EXPECT_NE(text.find(":5: unknown key 'proxy.threads'"), std::string::npos) << text;
   EXPECT_NE(text.find(":6: drain.deadline: '5' is not a duration"), std::string::npos) << text;
+}
+
+TEST_F(Config, LocksTheProxyInUnlessToldToAudit) {
+  const std::string rest = "node: n1\ncontroller: {address: 'x:1'}\n";
+  EXPECT_EQ(load(rest)->proxy.seccomp, confine::Mode::kEnforce);
+  const auto off = load(rest + "proxy: {seccomp: off}\n");
+  ASSERT_FALSE(off);
+  EXPECT_NE(off.error().text().find(":3: proxy.seccomp: want audit or enforce"), std::string::npos)
+      << off.error().text();
 }
 
 TEST_F(Config, WantsWhatItCannotGuess) {
