@@ -21,9 +21,11 @@ constexpr int kOk = 0;
 constexpr int kFailure = 1;
 constexpr int kUsage = 2;
 
-// What a resolver reads to find the controller.
-constexpr std::array kResolverFiles = {"/etc/resolv.conf", "/etc/hosts",    "/etc/nsswitch.conf",
-                                       "/etc/host.conf",   "/etc/gai.conf", "/etc/services"};
+// What a resolver reads to find the controller. c-ares takes the numbers of its questions from /dev/urandom,
+// and worse ones where it cannot.
+constexpr std::array kResolverFiles = {"/dev/urandom",       "/etc/resolv.conf", "/etc/hosts",
+                                       "/etc/nsswitch.conf", "/etc/host.conf",   "/etc/gai.conf",
+                                       "/etc/services"};
 
 constexpr std::string_view kHelp =
     "Usage: fairlead-agent --config FILE                 run on this node (the keeper; it starts the proxy)\n"

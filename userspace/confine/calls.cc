@@ -4,6 +4,8 @@
 #include <linux/bpf.h>
 #include <linux/sched.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -17,6 +19,7 @@ namespace {
 constexpr uint32_t kThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 constexpr uint32_t kNewNamespaces =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+constexpr uint32_t kTcpInq = 36;       // TCP_INQ: glibc names it, musl does not
 constexpr uint32_t kSocketType = 0xf;  // the rest are SOCK_NONBLOCK and SOCK_CLOEXEC
 constexpr uint32_t kWrites = O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
 
@@ -38,28 +41,49 @@ std::vector<Conditions> none_of_bits(unsigned index, uint32_t bits) {
 }
 
 // Hot calls whose arguments are looked at come first: the kernel remembers the plain ones by itself.
-void add_filtered(std::vector<Rule>& rules, pid_t self) {
+void add_hot(std::vector<Rule>& rules) {
+  std::vector<Conditions> options;
+  const auto add = [&options](uint32_t level, std::initializer_list<uint32_t> names) {
+    for (const uint32_t name : names)
+      options.push_back({{.index = 2, .value = name}, {.index = 1, .value = level}});
+  };
+  add(SOL_SOCKET, {SO_LINGER, SO_REUSEADDR, SO_KEEPALIVE});
+  add(IPPROTO_TCP, {TCP_NODELAY, TCP_USER_TIMEOUT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, kTcpInq});
+  add(IPPROTO_IPV6, {IPV6_V6ONLY, IPV6_RECVERR});
+  add(IPPROTO_IP, {IP_RECVERR});
+  rules.push_back(only(__NR_setsockopt,
+                       "our own options, gRPC's and the resolver's: no filters, no upper layers", options));
   rules.push_back(only(__NR_bpf, "elements of the three maps that the keeper handed over",
                        one_of(0, {BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
                                   BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_MAP_LOOKUP_BATCH}),
                        Verdict::kKill));
+}
+
+// TCP for the controller, UDP for its name (and for the resolver's choice between its addresses).
+std::vector<Conditions> sockets_of_the_proxy() {
+  std::vector<Conditions> sockets;
+  const auto add = [&sockets](uint32_t type, uint32_t protocol) {
+    for (const uint32_t family : {AF_INET, AF_INET6})
+      for (const uint32_t named : {uint32_t{0}, protocol})
+        sockets.push_back({{.index = 0, .value = family},
+                           {.index = 1, .mask = kSocketType, .value = type},
+                           {.index = 2, .value = named}});
+  };
+  add(SOCK_STREAM, IPPROTO_TCP);
+  add(SOCK_DGRAM, IPPROTO_UDP);
+  return sockets;
+}
+
+void add_filtered(std::vector<Rule>& rules, pid_t self) {
   rules.push_back(only(__NR_fcntl, "flags and copies of fds",
                        one_of(1, {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC})));
-  // TCP for the controller, UDP for its name (and for the resolver's choice between its addresses).
-  std::vector<Conditions> sockets;
-  for (const uint32_t family : {AF_INET, AF_INET6}) {
-    for (const uint32_t protocol : {0, static_cast<int>(IPPROTO_TCP)})
-      sockets.push_back({{.index = 0, .value = family},
-                         {.index = 1, .mask = kSocketType, .value = SOCK_STREAM},
-                         {.index = 2, .value = protocol}});
-    for (const uint32_t protocol : {0, static_cast<int>(IPPROTO_UDP)})
-      sockets.push_back({{.index = 0, .value = family},
-                         {.index = 1, .mask = kSocketType, .value = SOCK_DGRAM},
-                         {.index = 2, .value = protocol}});
-  }
-  rules.push_back(only(__NR_socket, "the controller and its name", sockets, Verdict::kNoFamily));
+  rules.push_back(
+      only(__NR_socket, "the controller and its name", sockets_of_the_proxy(), Verdict::kNoFamily));
+  rules.push_back(only(__NR_ioctl, "how long the name server's answer is", one_of(1, {FIONREAD})));
   rules.push_back(only(__NR_mmap, "memory that is no code", none_of_bits(2, PROT_EXEC)));
   rules.push_back(only(__NR_mprotect, "stacks of new threads", none_of_bits(2, PROT_EXEC)));
+  rules.push_back(
+      only(__NR_madvise, "memory given back, not the marks on that of keys", one_of(2, {MADV_DONTNEED})));
   rules.push_back(only(__NR_clone, "threads of gRPC",
                        {{{.index = 0, .mask = kThread | kNewNamespaces | CLONE_PTRACE, .value = kThread}}},
                        Verdict::kKill));
@@ -77,8 +101,6 @@ void add_plain(std::vector<Rule>& rules) {
   // Bytes.
   rules.push_back(any(__NR_read, "eventfd, files"));
   rules.push_back(any(__NR_write, "eventfd, log"));
-  rules.push_back(any(__NR_readv, "gRPC"));
-  rules.push_back(any(__NR_writev, "gRPC"));
   rules.push_back(any(__NR_recvfrom, "connections"));
   rules.push_back(any(__NR_sendto, "connections"));
   rules.push_back(any(__NR_recvmsg, "connections, fds from the keeper"));
@@ -91,28 +113,27 @@ void add_plain(std::vector<Rule>& rules) {
   rules.push_back(any(__NR_bind, "the pod's own address towards its application"));
   rules.push_back(any(__NR_shutdown, "half-close"));
   rules.push_back(any(__NR_getsockname, "original destinations"));
-  rules.push_back(any(__NR_getpeername, "clients"));
   rules.push_back(any(__NR_getsockopt, "errors and states of sockets"));
-  rules.push_back(any(__NR_setsockopt, "options of sockets"));
   // Waiting.
 #ifdef __NR_epoll_wait
   rules.push_back(any(__NR_epoll_wait, "reactors"));
-#endif
+#else
   rules.push_back(any(__NR_epoll_pwait, "reactors"));
+#endif
   rules.push_back(any(__NR_epoll_ctl, "reactors"));
   rules.push_back(any(__NR_epoll_create1, "reactors of workers"));
   rules.push_back(any(__NR_eventfd2, "mailboxes"));
 #ifdef __NR_poll
   rules.push_back(any(__NR_poll, "resolver, gRPC"));
-#endif
+#else
   rules.push_back(any(__NR_ppoll, "resolver, gRPC"));
+#endif
   rules.push_back(any(__NR_futex, "locks"));
   rules.push_back(any(__NR_clock_nanosleep, "gRPC"));
   rules.push_back(any(__NR_restart_syscall, "the kernel's own, after a stop"));
   // Memory, threads, the end.
   rules.push_back(any(__NR_munmap, "memory"));
   rules.push_back(any(__NR_mremap, "large reallocations"));
-  rules.push_back(any(__NR_madvise, "memory given back"));
   rules.push_back(any(__NR_brk, "memory"));
   rules.push_back(any(__NR_set_robust_list, "new threads"));
   rules.push_back(any(__NR_rseq, "new threads"));
@@ -131,7 +152,6 @@ void add_plain(std::vector<Rule>& rules) {
   rules.push_back(any(__NR_exit_group, "the end"));
   // Time: the vDSO's fall-backs.
   rules.push_back(any(__NR_clock_gettime, "time"));
-  rules.push_back(any(__NR_clock_getres, "time"));
   rules.push_back(any(__NR_gettimeofday, "time"));
   // Files.
   rules.push_back(any(__NR_fstat, "files"));
@@ -140,8 +160,9 @@ void add_plain(std::vector<Rule>& rules) {
 #ifdef __NR_unlink
   rules.push_back(
       any(__NR_unlink, "proxy.sock at the end; Landlock and its owner keep it to that directory"));
+#else
+  rules.push_back(any(__NR_unlinkat, "proxy.sock at the end, as above"));
 #endif
-  rules.push_back(any(__NR_unlinkat, "the same on other architectures"));
 }
 
 // What only an intruder calls: a dead proxy is started again within milliseconds, a live one that obeys a
@@ -210,6 +231,7 @@ void add_hostile(std::vector<Rule>& rules) {
 
 std::vector<Rule> calls_of_the_proxy(pid_t self) {
   std::vector<Rule> rules;
+  add_hot(rules);
   add_filtered(rules, self);
   add_plain(rules);
   add_hostile(rules);

@@ -8,6 +8,8 @@
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -131,6 +133,21 @@ TEST(Filter, SocketsForTheControllerAndItsName) {
     EXPECT_EQ(judge(__NR_socket, wrong), refused(EAFNOSUPPORT))
         << wrong[0] << ' ' << wrong[1] << ' ' << wrong[2];
   }
+}
+
+TEST(Filter, OptionsThatAreOursAndNoOthers) {
+  EXPECT_EQ(judge(__NR_setsockopt, {9, SOL_SOCKET, SO_LINGER}), kAllow);
+  EXPECT_EQ(judge(__NR_setsockopt, {9, IPPROTO_TCP, TCP_USER_TIMEOUT}), kAllow);
+  EXPECT_EQ(judge(__NR_setsockopt, {9, IPPROTO_IP, IP_RECVERR}), kAllow);
+  for (const int name : {SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_EBPF, SO_BINDTODEVICE, SO_MARK})
+    EXPECT_EQ(judge(__NR_setsockopt, {9, SOL_SOCKET, static_cast<uint64_t>(name)}), refused(EPERM)) << name;
+  EXPECT_EQ(judge(__NR_setsockopt, {9, IPPROTO_IP, IP_TRANSPARENT}), refused(EPERM));
+  EXPECT_EQ(judge(__NR_setsockopt, {9, SOL_SOCKET, TCP_USER_TIMEOUT}), refused(EPERM))
+      << "a name has its level";
+  EXPECT_EQ(judge(__NR_ioctl, {9, FIONREAD}), kAllow);
+  EXPECT_EQ(judge(__NR_ioctl, {9, TIOCSTI}), refused(EPERM));
+  EXPECT_EQ(judge(__NR_madvise, {0, 4096, MADV_DONTNEED}), kAllow);
+  EXPECT_EQ(judge(__NR_madvise, {0, 4096, MADV_DODUMP}), refused(EPERM));
 }
 
 TEST(Filter, NoNewCode) {
