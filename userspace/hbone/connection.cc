@@ -100,14 +100,25 @@ void Connection::Impl::count(Stream& stream, size_t bytes) noexcept {
   if (!was_bulk && stream.moved > settings.bulk_after) ++bulk_streams;
 }
 
-void Connection::Impl::forget(StreamId id) {
+void Connection::Impl::forget(StreamId id, End end) {
   (void)take_out(id);
+  remember(id, end);
   handler.on_stream_closed(id);
+}
+
+void Connection::Impl::remember(StreamId id, End end) noexcept {
+  ended[ended_next] = {id, end};
+  ended_next = (ended_next + 1) % ended.size();
+}
+
+Connection::Impl::End Connection::Impl::end_of(StreamId id) const noexcept {
+  const auto found = std::find_if(ended.begin(), ended.end(), [id](const Ended& e) { return e.id == id; });
+  return found == ended.end() ? End::kNotKnown : found->end;
 }
 
 void Connection::Impl::close_if_done(StreamId id) {
   const Stream* stream = find(id);
-  if (stream != nullptr && stream->local_closed && stream->remote_closed) forget(id);
+  if (stream != nullptr && stream->local_closed && stream->remote_closed) forget(id, End::kInOrder);
 }
 
 void Connection::Impl::send_rst(StreamId id, ErrorCode code) {
@@ -139,11 +150,29 @@ Result<void> Connection::Impl::send_headers(StreamId id, bool end_stream, Buffer
   return {};
 }
 
-// The peer broke this stream, or its handler gave it up.
+// Its handler gave it up, or it cannot go on.
 void Connection::Impl::reset_by_us(StreamId id, ErrorCode code) {
   if (dead || find(id) == nullptr) return;
   send_rst(id, code);
-  forget(id);
+  forget(id, End::kByUs);
+}
+
+// Each costs us what opening it has cost: the debt is the defence against peers that make us reset
+// (CVE-2025-8671). One that was answered has paid one off already.
+Result<void> Connection::Impl::break_stream(StreamId id, ErrorCode code) {
+  Stream* stream = find(id);
+  if (stream == nullptr) return {};
+  const int resets = stream->answered && role == Role::kServer ? 2 : 1;
+  handler.on_fault(Fault::kStream);
+  if (stream->handler != nullptr) stream->handler->on_reset(code);
+  reset_by_us(id, code);
+  return owe_reset(Fault::kMadeReset, resets);
+}
+
+Result<void> Connection::Impl::owe_reset(Fault cause, int resets) {
+  reset_debt += resets;
+  if (reset_debt > kMaxResetDebt) return flood(cause, "too many resets");
+  return {};
 }
 
 void Connection::Impl::reset_all(ErrorCode code) {
@@ -155,15 +184,30 @@ void Connection::Impl::reset_all(ErrorCode code) {
   }
 }
 
-// The connection is over: GOAWAY goes into the output, every stream hears of it.
+void Connection::Impl::send_goaway(StreamId last, ErrorCode code, std::string_view why) {
+  append_header(output, static_cast<uint32_t>(8 + why.size()), FrameType::kGoaway, 0, 0);
+  ByteWriter out(output);
+  out.u32(last);
+  out.u32(static_cast<uint32_t>(code));
+  output.append(why);
+  touched();
+}
+
 Error Connection::Impl::fail(ErrorCode code, std::string_view why) {
+  switch (code) {
+    case ErrorCode::kFrameSizeError: return fail(code, Fault::kFrameSize, why);
+    case ErrorCode::kFlowControlError: return fail(code, Fault::kFlowControl, why);
+    case ErrorCode::kStreamClosed: return fail(code, Fault::kStreamClosed, why);
+    case ErrorCode::kCompressionError: return fail(code, Fault::kCompression, why);
+    default: return fail(code, Fault::kProtocol, why);
+  }
+}
+
+// The connection is over: GOAWAY goes into the output, every stream hears of it.
+Error Connection::Impl::fail(ErrorCode code, Fault fault, std::string_view why) {
   if (!dead) {
-    append_header(output, static_cast<uint32_t>(8 + why.size()), FrameType::kGoaway, 0, 0);
-    ByteWriter out(output);
-    out.u32(highest_remote);
-    out.u32(static_cast<uint32_t>(code));
-    output.append(why);
-    touched();
+    handler.on_fault(fault);
+    send_goaway(highest_remote, code, why);
     dead = true;
     reset_all(code);
   }
@@ -189,17 +233,23 @@ Result<StreamId> Connection::open(const ConnectRequest& request, StreamHandler& 
   return id;
 }
 
-void Connection::respond(StreamId id, int status) {
-  Stream* stream = impl_->find(id);
-  if (stream == nullptr || impl_->dead) return;
+void Connection::Impl::respond(StreamId id, int status) {
+  Stream* stream = find(id);
+  if (stream == nullptr || dead) return;
   Buffer block;
-  if (!impl_->encoder.response(status, block)) return reset(id, ErrorCode::kInternalError);
+  if (!encoder.response(status, block)) return reset_by_us(id, ErrorCode::kInternalError);
   const bool good = status == 200;
   stream->opened = stream->answered = true;
-  if (good) impl_->unanswered_resets = 0;
-  (void)impl_->send_headers(id, !good, block);
-  // The rest of the request is of no interest (RFC 9113 §8.1).
-  if (!good) impl_->reset_by_us(id, ErrorCode::kNoError);
+  if (good && reset_debt > 0) --reset_debt;
+  (void)send_headers(id, !good, block);
+  if (good) return;
+  stream->local_closed = true;
+  if (stream->remote_closed) return close_if_done(id);
+  reset_by_us(id, ErrorCode::kNoError);  // the rest of the request is of no interest (RFC 9113 §8.1)
+}
+
+void Connection::respond(StreamId id, int status) {
+  impl_->respond(id, status);
 }
 
 void Connection::reset(StreamId id, ErrorCode code) {
@@ -243,6 +293,7 @@ void Connection::commit_data(StreamId id, size_t bytes, bool end_stream) {
   write_header(impl.output.data() + impl.prepared_at, static_cast<uint32_t>(bytes), FrameType::kData,
                end_stream ? kFlagEndStream : 0, id);
   impl.output.commit(bytes);
+  if (bytes > 0) impl.idle_frames = 0;  // what the peer's WINDOW_UPDATEs were for
   stream->send_window -= static_cast<int64_t>(bytes);
   impl.send_window -= static_cast<int64_t>(bytes);
   impl.count(*stream, bytes);
@@ -312,17 +363,28 @@ uint64_t Connection::pongs() const noexcept {
 }
 
 void Connection::goaway(ErrorCode code) {
-  if (impl_->goaway_sent || impl_->dead) return;
-  impl_->goaway_sent = true;
-  append_header(impl_->output, 8, FrameType::kGoaway, 0, 0);
-  ByteWriter out(impl_->output);
-  out.u32(impl_->highest_remote);
-  out.u32(static_cast<uint32_t>(code));
-  impl_->touched();
+  if (impl_->leaving != Impl::Leaving::kNo || impl_->dead) return;
+  if (impl_->role == Role::kServer && code == ErrorCode::kNoError) {
+    // The answer to the PING is behind everything that the peer sent before it saw this.
+    impl_->leaving = Impl::Leaving::kAnnounced;
+    impl_->send_goaway(kMaxWindow, code, {});
+    return ping(kLeavingPing);
+  }
+  impl_->leaving = Impl::Leaving::kSaid;
+  impl_->send_goaway(impl_->highest_remote, code, {});
 }
 
 bool Connection::draining() const noexcept {
-  return impl_->goaway_sent || impl_->goaway_received || impl_->dead;
+  return impl_->leaving != Impl::Leaving::kNo || impl_->goaway_received || impl_->dead ||
+         impl_->next_local > kMaxWindow;
+}
+bool Connection::drained() const noexcept {
+  return draining() && impl_->streams.empty() &&
+         (impl_->leaving != Impl::Leaving::kAnnounced || impl_->goaway_received);
+}
+void Connection::calm() noexcept {
+  impl_->idle_frames = 0;
+  impl_->reset_debt = 0;
 }
 size_t Connection::open_streams() const noexcept {
   return impl_->streams.size();
@@ -332,6 +394,9 @@ bool Connection::carries_bulk() const noexcept {
 }
 size_t Connection::stream_limit() const noexcept {
   return impl_->peer_max_streams;
+}
+bool Connection::settings_known() const noexcept {
+  return impl_->settings_seen;
 }
 
 }  // namespace fairlead::hbone

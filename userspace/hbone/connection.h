@@ -25,6 +25,7 @@
 
 #include "base/buffer.h"
 #include "base/result.h"
+#include "hbone/fault.h"
 
 namespace fairlead::hbone {
 
@@ -77,6 +78,7 @@ class ConnectionHandler {
   // events.
   virtual StreamHandler* on_connect(StreamId stream, const ConnectRequest& request) = 0;
   virtual void on_goaway(ErrorCode code) = 0;  // no new streams on this connection
+  virtual void on_fault(Fault fault) = 0;      // the peer's fault, for counting; nothing else may be done
   virtual void on_output() = 0;                // output() went from empty to non-empty: flush this turn
   virtual void on_stream_closed(
       StreamId stream) = 0;  // both directions done or reset; the handler is forgotten
@@ -134,13 +136,20 @@ class Connection {
   // ----------------------------------------------------------------------------------------------
   void ping(uint64_t opaque);  // the answer shows in pongs()
   [[nodiscard]] uint64_t pongs() const noexcept;
-  void goaway(ErrorCode code);  // streams that are open go on
+  // Streams that are open go on. A server without an error does it in two steps (RFC 9113 §6.8): no stream
+  // that is on its way is lost.
+  void goaway(ErrorCode code);
   [[nodiscard]] bool draining() const noexcept;
+  [[nodiscard]] bool drained() const noexcept;  // no stream is open, and none may come
+  // Now and then (the caller has the clock): what the peer asked for up to now is forgiven. Without it
+  // keep-alive pings of a day would count as a flood.
+  void calm() noexcept;
   [[nodiscard]] size_t open_streams() const noexcept;
   // Whether a stream has moved more than Settings::bulk_after, both directions together: others would wait
   // behind its frames.
   [[nodiscard]] bool carries_bulk() const noexcept;
   [[nodiscard]] size_t stream_limit() const noexcept;  // what the peer allows (100 until its SETTINGS came)
+  [[nodiscard]] bool settings_known() const noexcept;  // the peer's SETTINGS have come
 
  private:
   struct Impl;

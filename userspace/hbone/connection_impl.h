@@ -43,6 +43,8 @@ class BlockedQueue {
   size_t size_ = 0;
 };
 
+constexpr uint64_t kLeavingPing = 0x6c656176696e6721;  // between the two steps of GOAWAY
+
 struct Connection::Impl {
   Impl(Role r, const Settings& s, ConnectionHandler& h);
 
@@ -69,11 +71,21 @@ struct Connection::Impl {
   Result<void> on_rst(std::span<const uint8_t> payload);
   Result<void> on_ping(std::span<const uint8_t> payload);
   Result<void> on_goaway(std::span<const uint8_t> payload);
+  Result<void> begin_unknown();
+  size_t take_skipped(std::span<const uint8_t> in);
+  [[nodiscard]] Fault kind_of_flood() const noexcept;
+  Result<void> headers_on_closed(StreamId id);
   Result<void> idle_frame();  // counts frames that bring nothing
+  Result<void> owe_reset(Fault cause, int resets);
   [[nodiscard]] bool never_opened(StreamId id) const noexcept;
 
   // --- sending and streams (connection.cc) ---
   Error fail(ErrorCode code, std::string_view why);
+  Error fail(ErrorCode code, Fault fault, std::string_view why);
+  Error flood(Fault fault, std::string_view why) { return fail(ErrorCode::kEnhanceYourCalm, fault, why); }
+  Result<void> break_stream(StreamId id, ErrorCode code);  // by the peer's fault
+  void send_goaway(StreamId last, ErrorCode code, std::string_view why);
+  void respond(StreamId id, int status);
   void touched();  // output may have become non-empty
   Stream* find(StreamId id) const noexcept;
   Stream& add(StreamId id, StreamHandler* stream_handler);
@@ -82,7 +94,10 @@ struct Connection::Impl {
   Result<void> send_headers(StreamId id, bool end_stream, Buffer& block);
   void reset_by_us(StreamId id, ErrorCode code);
   void close_if_done(StreamId id);
-  void forget(StreamId id);
+  enum class End : uint8_t { kNotKnown, kInOrder, kByUs, kByPeer };
+  void forget(StreamId id, End end);
+  void remember(StreamId id, End end) noexcept;
+  [[nodiscard]] End end_of(StreamId id) const noexcept;
   // Takes the stream out of the table; its handler, or null.
   StreamHandler* take_out(StreamId id);
   void count(Stream& stream, size_t bytes) noexcept;
@@ -98,14 +113,14 @@ struct Connection::Impl {
   HeaderEncoder encoder;
   HeaderDecoder decoder;
 
-  enum class Reading { kPreface, kHeader, kData, kPayload };
+  enum class Reading { kPreface, kHeader, kData, kPayload, kSkipped };
   Reading reading;
   std::array<uint8_t, kFrameHeader> header_bytes{};
   size_t header_fill = 0;
   size_t preface_fill = 0;
   FrameHeader current;
   Buffer payload;          // of a frame that came in pieces
-  uint32_t data_left = 0;  // payload of the current DATA frame still to come, padding included
+  uint32_t data_left = 0;  // payload of the current DATA or unknown frame still to come, padding included
   uint32_t padding = 0;
   bool padding_known = false;
   bool data_dropped = false;                       // on a stream that is gone
@@ -132,8 +147,16 @@ struct Connection::Impl {
   StreamId prepared_for = 0;
   uint64_t pongs = 0;
   int idle_frames = 0;
-  int unanswered_resets = 0;
-  bool goaway_sent = false;
+  int reset_debt = 0;
+  struct Ended {
+    StreamId id = 0;
+    End end = End::kNotKnown;
+  };
+  std::array<Ended, kClosedRemembered> ended{};  // a ring
+  size_t ended_next = 0;
+  enum class Leaving : uint8_t { kNo, kAnnounced, kSaid };
+  Leaving leaving = Leaving::kNo;  // GOAWAY: the first step, the last
+  bool settings_seen = false;
   bool goaway_received = false;
   bool dead = false;
 };

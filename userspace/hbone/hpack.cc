@@ -44,6 +44,10 @@ class Collector {
   bool add(std::string_view name, std::string_view value) {
     total_ += name.size() + value.size() + 32;
     if (++fields_ > kMaxHeaderFields || total_ > kMaxHeaderList) return false;
+    // RFC 9113 §8.2.1, upper case included.
+    if (nghttp2_check_header_name(bytes(name), name.size()) == 0) offend("a name of other characters");
+    if (nghttp2_check_header_value_rfc9113(bytes(value), value.size()) == 0)
+      offend("a value of other characters");
     if (name.starts_with(':')) {
       pseudo(name, value);
     } else {
@@ -54,28 +58,32 @@ class Collector {
   }
 
  private:
+  static const uint8_t* bytes(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
+
   void offend(std::string_view why) {
     if (list_.malformed.empty()) list_.malformed = why;
   }
 
   void pseudo(std::string_view name, std::string_view value) {
     if (regular_seen_) offend("pseudo-header behind regular ones");
-    if (name == ":method" && list_.method.empty()) {
-      list_.method = value;
-    } else if (name == ":authority" && list_.authority.empty()) {
-      list_.authority = value;
-    } else if (name == ":status" && list_.status == 0) {
+    unsigned which = 0;
+    if (name == ":method") which = HeaderList::kMethod, list_.method = value;
+    if (name == ":authority") which = HeaderList::kAuthority, list_.authority = value;
+    if (name == ":scheme") which = HeaderList::kScheme;
+    if (name == ":path" && !value.empty()) which = HeaderList::kPath;
+    if (name == ":status") {
+      which = HeaderList::kStatus;
       list_.status = static_cast<int>(parse_number(value, 999).value_or(0));
-      if (list_.status < 100) offend("status out of range");
-    } else {
-      offend("pseudo-header that CONNECT does not have, or twice");
+      if (list_.status < 100 || value.size() != 3) offend("status out of range");
     }
+    if (which == 0) offend("unknown pseudo-header");
+    if ((list_.pseudo & which) != 0) offend("pseudo-header twice");
+    list_.pseudo |= which;
   }
 
   void regular(std::string_view name, std::string_view value) {
-    if (std::any_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; }))
-      offend("upper case in a name");
-    if (connection_specific(name)) offend("connection-specific header");
+    if (connection_specific(name) || (name == "te" && value != "trailers"))
+      offend("connection-specific header");
     if (name == "forwarded") list_.request.forwarded = value;
     if (name == "baggage") list_.request.baggage = value;
     if (name == "traceparent") list_.request.traceparent = value;
@@ -92,6 +100,21 @@ std::string_view view(const uint8_t* bytes, size_t length) {
 }
 
 }  // namespace
+
+std::string_view HeaderList::broken_request() const noexcept {
+  if (!malformed.empty()) return malformed;
+  if ((pseudo & kStatus) != 0) return "status in a request";
+  if ((pseudo & kMethod) == 0) return "no method";
+  const unsigned target = pseudo & (kScheme | kPath);
+  if (method == "CONNECT" && target != 0) return "scheme or path with CONNECT";
+  if (method != "CONNECT" && target != (kScheme | kPath)) return "no scheme or no path";
+  return {};
+}
+
+// An interim answer does not end the stream, and HTTP/2 knows no 101 (RFC 9113 §8.1, §8.6).
+bool HeaderList::broken_response(bool ends_stream) const noexcept {
+  return !malformed.empty() || pseudo != kStatus || status == 101 || (status < 200 && ends_stream);
+}
 
 HeaderEncoder::HeaderEncoder() {
   (void)nghttp2_hd_deflate_new(&deflater_, kTableSize);
@@ -112,6 +135,11 @@ Result<void> HeaderEncoder::response(int status, Buffer& out) {
   const std::string text = std::to_string(status);
   const std::array<nghttp2_nv, 1> fields = {field(":status", text)};
   return deflate(deflater_, fields, out);
+}
+
+void HeaderEncoder::limit_table(uint32_t size) noexcept {
+  // ignoring: fails only without memory, when a table grows; ours never passes what it was made with
+  (void)nghttp2_hd_deflate_change_table_size(deflater_, std::min<size_t>(size, kTableSize));
 }
 
 HeaderDecoder::HeaderDecoder() {

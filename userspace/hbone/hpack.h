@@ -22,6 +22,8 @@ class HeaderEncoder {
   // Appends a header block.
   Result<void> request(const ConnectRequest& request, Buffer& out);
   Result<void> response(int status, Buffer& out);
+  // SETTINGS_HEADER_TABLE_SIZE of the peer; the next block says so (RFC 7541 §4.2).
+  void limit_table(uint32_t size) noexcept;
 
  private:
   nghttp2_hd_deflater* deflater_ = nullptr;
@@ -30,11 +32,18 @@ class HeaderEncoder {
 // A block that decoded; `malformed` says why it breaks RFC 9113 §8 – the stream's fault, not the
 // connection's.
 struct HeaderList {
+  static constexpr unsigned kMethod = 1, kAuthority = 2, kStatus = 4, kScheme = 8, kPath = 16;
   std::string method;
   std::string authority;
   int status = 0;
   ConnectRequest request;
+  unsigned pseudo = 0;         // which pseudo-headers there are
   std::string_view malformed;  // a literal, empty: well-formed
+
+  // What is wrong with it as a request; empty: nothing. CONNECT has neither scheme nor path (RFC 9113 §8.5),
+  // every other method has both (§8.3.1).
+  [[nodiscard]] std::string_view broken_request() const noexcept;
+  [[nodiscard]] bool broken_response(bool ends_stream) const noexcept;
 };
 
 class HeaderDecoder {

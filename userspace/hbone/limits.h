@@ -13,10 +13,12 @@ constexpr size_t kMaxHeaderList = 16 * 1024;    // uncompressed, RFC 9113 §6.5.
 constexpr size_t kMaxHeaderFields = 64;
 constexpr int kMaxContinuations = 8;
 constexpr size_t kMaxControlPayload = 4096;  // of SETTINGS, GOAWAY, PRIORITY and unknown frames
-constexpr int kMaxIdleFrames = 20000;        // without payload or a new stream in a row
-constexpr int kMaxUnansweredResets =
-    1000;                          // streams reset before their answer, without one that was answered
-constexpr size_t kMaxPieces = 32;  // of payload handed on together
+constexpr int kMaxIdleFrames = 20000;        // in a row without payload or a new stream; calm() forgives
+// Streams that ended in a reset before their answer, or by the peer's fault. A stream that is answered pays
+// one off, calm() all.
+constexpr int kMaxResetDebt = 1000;
+constexpr size_t kClosedRemembered = 32;     // streams whose end is remembered, to judge late frames
+constexpr size_t kMaxPieces = 32;            // of payload handed on together
 constexpr uint32_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
 constexpr uint32_t kDefaultWindow = 65535;
 constexpr uint32_t kDefaultMaxFrame = 16384;

@@ -14,11 +14,11 @@ Result<void> Connection::Impl::receive(std::span<const uint8_t> in) {
       case Reading::kHeader: used = take_header(in, result); break;
       case Reading::kData: used = take_data(in, result); break;
       case Reading::kPayload: used = take_payload(in, result); break;
+      case Reading::kSkipped: used = take_skipped(in); break;
     }
     in = in.subspan(used);
   }
-  if (result && output.size() > kMaxOutputHard)
-    result = fail(ErrorCode::kEnhanceYourCalm, "the peer does not read");
+  if (result && output.size() > kMaxOutputHard) result = flood(Fault::kNotReading, "the peer does not read");
   if (result && dead) return Error(ErrorKind::kClosed, "HTTP/2: the connection is over");
   return result;
 }
@@ -62,11 +62,12 @@ Result<void> Connection::Impl::begin_frame() {
     return fail(ErrorCode::kProtocolError, "a header block was interrupted");
   }
   if (current.type == FrameType::kData) return begin_data();
+  if (current.type > FrameType::kContinuation) return begin_unknown();
   const bool carries_headers =
       current.type == FrameType::kHeaders || current.type == FrameType::kContinuation;
   if (current.length > (carries_headers ? kMaxHeaderBlock : kMaxControlPayload)) {
-    return fail(carries_headers ? ErrorCode::kEnhanceYourCalm : ErrorCode::kFrameSizeError,
-                "payload too long");
+    if (carries_headers) return flood(Fault::kContinuation, "header block too long");
+    return fail(ErrorCode::kFrameSizeError, "payload too long");
   }
   reading = Reading::kPayload;
   // A frame without payload is complete with its header.
@@ -92,9 +93,33 @@ size_t Connection::Impl::take_payload(std::span<const uint8_t> in, Result<void>&
   return used;
 }
 
+// Unknown types are ignored, however long (RFC 9113 §5.5).
+Result<void> Connection::Impl::begin_unknown() {
+  data_left = current.length;
+  reading = data_left == 0 ? Reading::kHeader : Reading::kSkipped;
+  return idle_frame();
+}
+
+size_t Connection::Impl::take_skipped(std::span<const uint8_t> in) {
+  const size_t used = std::min<size_t>(in.size(), data_left);
+  data_left -= static_cast<uint32_t>(used);
+  if (data_left == 0) reading = Reading::kHeader;
+  return used;
+}
+
+Fault Connection::Impl::kind_of_flood() const noexcept {
+  switch (current.type) {
+    case FrameType::kData: return Fault::kEmptyData;
+    case FrameType::kPing: return Fault::kPing;
+    case FrameType::kSettings: return Fault::kSettings;
+    case FrameType::kPriority: return Fault::kPriority;
+    case FrameType::kWindowUpdate: return Fault::kWindowUpdate;
+    default: return Fault::kOtherFrames;
+  }
+}
+
 Result<void> Connection::Impl::idle_frame() {
-  if (++idle_frames > kMaxIdleFrames)
-    return fail(ErrorCode::kEnhanceYourCalm, "too many frames without data");
+  if (++idle_frames > kMaxIdleFrames) return flood(kind_of_flood(), "too many frames without data");
   return {};
 }
 
@@ -117,6 +142,10 @@ Result<void> Connection::Impl::begin_data() {
   }
   Stream* stream = find(current.stream);
   data_dropped = stream == nullptr;
+  // What crossed our RST_STREAM is dropped; a peer that had ended the stream itself has no such excuse
+  // (RFC 9113 §5.1).
+  if (data_dropped && (end_of(current.stream) == End::kInOrder || end_of(current.stream) == End::kByPeer))
+    return fail(ErrorCode::kStreamClosed, "DATA on a closed stream");
   if (stream != nullptr) {
     if (stream->remote_closed) return fail(ErrorCode::kStreamClosed, "DATA behind END_STREAM");
     if (role == Role::kClient && !stream->answered)
@@ -145,6 +174,8 @@ size_t Connection::Impl::take_data(std::span<const uint8_t> in, Result<void>& re
       result = fail(ErrorCode::kProtocolError, "padding longer than the frame");
       return used;
     }
+    if (padding == data_left) result = idle_frame();
+    if (!result) return used;
     // Padding and its length never reach the handler: their credit is given back at once.
     if (Stream* stream = find(current.stream)) stream->receive_window += padding + 1;
     if (find(current.stream) != nullptr) send_window_update(current.stream, padding + 1);
@@ -237,7 +268,7 @@ Result<void> Connection::Impl::on_headers_frame(std::span<const uint8_t> body) {
 Result<void> Connection::Impl::on_continuation(std::span<const uint8_t> body) {
   if (header_stream == 0) return fail(ErrorCode::kProtocolError, "CONTINUATION without HEADERS");
   if (++continuations > kMaxContinuations || header_block.size() + body.size() > kMaxHeaderBlock) {
-    return fail(ErrorCode::kEnhanceYourCalm, "endless header block");
+    return flood(Fault::kContinuation, "endless header block");
   }
   header_block.append(body);
   return current.has(kFlagEndHeaders) ? headers_complete() : Result<void>();
@@ -250,8 +281,8 @@ Result<void> Connection::Impl::headers_complete() {
   auto list = decoder.decode(header_block.span());
   header_block.release();
   if (!list) {
-    const bool too_much = list.error().kind() == ErrorKind::kExhausted;
-    return fail(too_much ? ErrorCode::kEnhanceYourCalm : ErrorCode::kCompressionError, list.error().text());
+    if (list.error().kind() == ErrorKind::kExhausted) return flood(Fault::kHeaderList, list.error().text());
+    return fail(ErrorCode::kCompressionError, list.error().text());
   }
   current.stream = id;
   Stream* stream = find(id);
@@ -260,35 +291,38 @@ Result<void> Connection::Impl::headers_complete() {
       return fail(ErrorCode::kProtocolError, "HEADERS on an idle stream");
     return request_headers(std::move(*list));
   }
-  if (stream == nullptr) return idle_frame();  // reset by us meanwhile
+  if (stream == nullptr) return headers_on_closed(id);
   if (role == Role::kClient && !stream->answered) return response_headers(*stream, *list);
-  // Trailers make no sense on a tunnel.
-  if (stream->handler != nullptr) stream->handler->on_reset(ErrorCode::kProtocolError);
-  reset_by_us(id, ErrorCode::kProtocolError);
-  return {};
+  // Only DATA goes over a connected stream (RFC 9113 §8.5): there are no trailers.
+  return break_stream(id, stream->remote_closed ? ErrorCode::kStreamClosed : ErrorCode::kProtocolError);
+}
+
+Result<void> Connection::Impl::headers_on_closed(StreamId id) {
+  switch (end_of(id)) {
+    case End::kByUs: return idle_frame();  // crossed our RST_STREAM
+    case End::kInOrder:
+    case End::kByPeer: return fail(ErrorCode::kStreamClosed, "HEADERS on a closed stream");
+    case End::kNotKnown: break;
+  }
+  // Of a server it is a late answer, of a client the id goes backwards (RFC 9113 §5.1.1).
+  if (role == Role::kClient) return idle_frame();
+  return fail(ErrorCode::kProtocolError, "HEADERS on an old stream");
 }
 
 Result<void> Connection::Impl::request_headers(HeaderList list) {
   const StreamId id = current.stream;
   highest_remote = id;
-  idle_frames = 0;
-  if (goaway_sent || streams.size() >= settings.max_concurrent_streams) {
+  if (leaving == Leaving::kSaid || streams.size() >= settings.max_concurrent_streams) {
     send_rst(id, ErrorCode::kRefusedStream);
-    return idle_frame();
+    remember(id, End::kByUs);
+    return owe_reset(Fault::kTooManyStreams, 1);
   }
-  add(id, nullptr);
-  if (list.malformed.empty() && list.status != 0) list.malformed = "status in a request";
-  if (!list.malformed.empty()) {
-    reset_by_us(id, ErrorCode::kProtocolError);
-    return {};
-  }
-  Stream& stream = *find(id);
-  stream.remote_closed = header_end_stream;
-  Buffer block;
+  idle_frames = 0;
+  add(id, nullptr).remote_closed = header_end_stream;
+  if (!list.broken_request().empty()) return break_stream(id, ErrorCode::kProtocolError);
   if (list.method != "CONNECT" || list.authority.empty()) {
-    FL_TRY(encoder.response(400, block));
-    FL_TRY(send_headers(id, true, block));
-    reset_by_us(id, ErrorCode::kNoError);
+    handler.on_fault(Fault::kRequest);
+    respond(id, 400);
     return {};
   }
   StreamHandler* stream_handler = handler.on_connect(id, list.request);
@@ -305,17 +339,13 @@ Result<void> Connection::Impl::request_headers(HeaderList list) {
 
 Result<void> Connection::Impl::response_headers(Stream& stream, const HeaderList& list) {
   const StreamId id = stream.id;
-  if (!list.malformed.empty() || list.status == 0 || !list.method.empty()) {
-    stream.handler->on_reset(ErrorCode::kProtocolError);
-    reset_by_us(id, ErrorCode::kProtocolError);
-    return {};
-  }
+  if (list.broken_response(header_end_stream)) return break_stream(id, ErrorCode::kProtocolError);
   if (list.status < 200) return idle_frame();  // interim answers are skipped
-  const bool ended = header_end_stream;
+  const bool ends = header_end_stream;
   stream.answered = true;
   stream.handler->on_response(list.status);
   Stream* still = find(id);
-  if (still == nullptr || !ended) return {};
+  if (still == nullptr || !ends) return {};
   still->remote_closed = true;
   still->handler->on_end();
   close_if_done(id);
@@ -329,7 +359,8 @@ Result<void> Connection::Impl::on_settings(std::span<const uint8_t> body) {
     return idle_frame();
   }
   if (body.size() % 6 != 0) return fail(ErrorCode::kFrameSizeError, "SETTINGS of wrong length");
-  if (peer_max_streams == kStreamsBeforeSettings && role == Role::kClient) peer_max_streams = SIZE_MAX;
+  if (!settings_seen) peer_max_streams = SIZE_MAX;
+  settings_seen = true;
   ByteReader in(body);
   while (!in.at_end()) {
     const uint16_t id = in.u16();
@@ -344,7 +375,8 @@ Result<void> Connection::Impl::on_settings(std::span<const uint8_t> body) {
 Result<void> Connection::Impl::apply_setting(uint16_t id, uint32_t value) {
   switch (static_cast<Setting>(id)) {
     case Setting::kEnablePush:
-      if (value > 1) return fail(ErrorCode::kProtocolError, "ENABLE_PUSH out of range");
+      if (value > (role == Role::kClient ? 0 : 1))  // a server must not (RFC 9113 §6.5.2)
+        return fail(ErrorCode::kProtocolError, "ENABLE_PUSH out of range");
       return {};
     case Setting::kMaxConcurrentStreams: peer_max_streams = value; return {};
     case Setting::kMaxFrameSize:
@@ -363,7 +395,7 @@ Result<void> Connection::Impl::apply_setting(uint16_t id, uint32_t value) {
       }
       return {};
     }
-    case Setting::kHeaderTableSize:  // our encoder stays within the default and never grows
+    case Setting::kHeaderTableSize: encoder.limit_table(value); return {};
     case Setting::kMaxHeaderListSize: return {};
   }
   return {};  // unknown settings are ignored (RFC 9113 §6.5.2)
@@ -385,9 +417,8 @@ Result<void> Connection::Impl::on_window_update(std::span<const uint8_t> body) {
   if (stream == nullptr) return {};  // late: the stream is over
   stream->send_window += increment;
   if (increment == 0 || stream->send_window > kMaxWindow) {
-    if (stream->handler != nullptr) stream->handler->on_reset(ErrorCode::kFlowControlError);
-    reset_by_us(current.stream, increment == 0 ? ErrorCode::kProtocolError : ErrorCode::kFlowControlError);
-    return {};
+    return break_stream(current.stream,
+                        increment == 0 ? ErrorCode::kProtocolError : ErrorCode::kFlowControlError);
   }
   if (stream->send_window > 0) wake(*stream);
   return {};
@@ -400,13 +431,12 @@ Result<void> Connection::Impl::on_rst(std::span<const uint8_t> body) {
   const auto code = static_cast<ErrorCode>(ByteReader(body).u32());
   Stream* stream = find(current.stream);
   if (stream == nullptr) return idle_frame();
-  if (role == Role::kServer && !stream->answered && ++unanswered_resets > kMaxUnansweredResets) {
-    return fail(ErrorCode::kEnhanceYourCalm, "rapid reset");
-  }
+  const bool owed = role == Role::kServer && !stream->answered;
   StreamHandler* stream_handler = take_out(current.stream);
+  remember(current.stream, End::kByPeer);
   if (stream_handler != nullptr) stream_handler->on_reset(code);
   handler.on_stream_closed(current.stream);
-  return {};
+  return owed ? owe_reset(Fault::kRapidReset, 1) : Result<void>();
 }
 
 Result<void> Connection::Impl::on_ping(std::span<const uint8_t> body) {
@@ -415,6 +445,10 @@ Result<void> Connection::Impl::on_ping(std::span<const uint8_t> body) {
   FL_TRY(idle_frame());
   if (current.has(kFlagAck)) {
     ++pongs;
+    if (leaving == Leaving::kAnnounced && ByteReader(body).u64() == kLeavingPing) {
+      leaving = Leaving::kSaid;
+      send_goaway(highest_remote, ErrorCode::kNoError, {});
+    }
     return {};
   }
   append_header(output, 8, FrameType::kPing, kFlagAck, 0);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "net/socket.h"
 #include "proxy/handshaking.h"
+#include "proxy/peer_faults.h"
 #include "proxy/worker.h"
 
 namespace fairlead::proxy {
@@ -199,7 +200,7 @@ SocketAddress InboundStream::true_client() const {
 
 bool InboundStream::destination_allowed(const SocketAddress& destination) const {
   const auto& info = pod_->info();
-  if (destination.ip != origin_.local.ip) return false;
+  if (destination.ip != origin_.local.ip || destination.port == 0) return false;
   if (origin_.in_place) return destination.port == origin_.local.port;
   return destination.port != kHbonePort && destination.port != info.inbound_port &&
          destination.port != info.outbound_port;
@@ -228,7 +229,7 @@ Task<void> InboundStream::run() {
 Task<int> InboundStream::set_up() {
   const auto destination = SocketAddress::parse(request_.authority);
   if (!destination || !destination_allowed(*destination)) {
-    ++worker_.counters().inbound_bad_request;
+    ++(destination ? worker_.counters().inbound_wrong_target : worker_.counters().inbound_bad_request);
     log::debug("inbound", "{}: CONNECT to '{}' is not for this pod", pod_->full_name(), request_.authority);
     co_return 400;
   }
@@ -297,6 +298,12 @@ hbone::StreamHandler* InboundTunnels::on_tunnel_connect(Tunnel& tunnel, hbone::S
   hbone::StreamHandler* handler = &connection->handler();
   worker_.start_at_turn_end(std::move(connection));
   return handler;
+}
+
+void InboundTunnels::on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept {
+  ++counter_of(worker_.counters(), fault);
+  log::debug("inbound", "tunnel {} of {}: fault {} of the peer", tunnel.id(), tunnel.peer()->uri(),
+             static_cast<int>(fault));
 }
 
 void InboundTunnels::on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept {

@@ -11,7 +11,8 @@ constexpr size_t kMaxAcceptsPerEvent = 64;
 constexpr size_t kReadChunk = 64 * 1024;  // one recv() of an application's or a tunnel's socket
 constexpr int kMaxReadsPerEvent = 8;      // then other connections have their turn
 constexpr size_t kMaxTunnelsPerKey = 64;
-constexpr size_t kMaxStreamsPerTunnel = 256;      // fewer when the peer says so
+constexpr size_t kMaxStreamsPerTunnel = 256;  // fewer when the peer says so
+constexpr int kMaxRefusedTries = 4;  // a stream the peer has refused unseen (RFC 9113 §8.7) is tried anew
 constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
 constexpr size_t kMaxHandshakeBytes = 64 * 1024;  // received in one handshake
 constexpr size_t kMaxHandshakesPerSource = 64;    // under way at once, from one address to this worker's pods
@@ -36,6 +37,7 @@ constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
 constexpr std::chrono::seconds kDeadPeer{5};
 constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
 constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
+constexpr std::chrono::seconds kPeerCalm{10};  // frames and resets of a peer are counted anew (hbone/limits.h)
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
 
 constexpr uint16_t kHbonePort = 15008;

@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "net/socket.h"
 #include "proxy/handshaking.h"
-#include "proxy/tunnel_pool.h"
 #include "proxy/worker.h"
 
 namespace fairlead::proxy {
@@ -89,18 +88,32 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
   if (!in_place) key.address.port = kHbonePort;
   key.identity = target.workload->identity;
   key.in_place = in_place;
-  const TimePoint deadline = worker_.reactor().now() + kIdentityDeadline + kConnectDeadline;
-  Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(std::move(key), deadline);
-  if (!tunnel) {
-    ++worker_.counters().outbound_failed;
-    co_return Error(std::move(tunnel).error());
-  }
-  record_.tunnel_id = (*tunnel)->id();
-  record_.peer = (*tunnel)->peer();
   hbone::ConnectRequest request;
   request.authority = target.endpoint.to_string();
   request.forwarded = fmt::format("for=\"{}\"", record_.source.to_string());
   if (target.service != nullptr) request.forwarded += fmt::format(";host={}", target.service->hostname);
+  const TimePoint deadline = worker_.reactor().now() + kIdentityDeadline + kConnectDeadline;
+  for (int tries = 0; tries < kMaxRefusedTries; ++tries) {
+    Result<void> answered = co_await ask(key, request, deadline);
+    if (!answered) {
+      ++worker_.counters().outbound_failed;
+      co_return Error(std::move(answered).error());
+    }
+    if (!stream_->refused()) break;
+  }
+  if (stream_->status() != 200) {
+    ++(stream_->status() == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
+    co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", stream_->status()));
+  }
+  co_return stream_->start(std::move(application_));
+}
+
+// A stream of its own, and the answer to its CONNECT.
+Task<Result<void>> OutboundConnection::ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline) {
+  Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(std::move(key), deadline);
+  if (!tunnel) co_return Error(std::move(tunnel).error());
+  record_.tunnel_id = (*tunnel)->id();
+  record_.peer = (*tunnel)->peer();
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
   if (stream_->status() == 0) {
@@ -108,11 +121,7 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
         co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
     if (!told) co_return Error(ErrorKind::kTimeout, "CONNECT was not answered in time");
   }
-  if (stream_->status() != 200) {
-    ++(stream_->status() == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
-    co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", stream_->status()));
-  }
-  co_return stream_->start(std::move(application_));
+  co_return Result<void>();
 }
 
 // What a pod sends to itself passes sk_lookup: there is no tunnel to oneself. The policy is the same, judged

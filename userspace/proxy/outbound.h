@@ -10,6 +10,7 @@
 #include "proxy/resolve.h"
 #include "proxy/socket_relay.h"
 #include "proxy/stream_relay.h"
+#include "proxy/tunnel_pool.h"
 
 namespace fairlead::proxy {
 
@@ -25,6 +26,7 @@ class OutboundConnection final : public Connection, public RelayOwner {
   Task<void> run() override;
   Task<Result<void>> set_up();
   Task<Result<void>> through_tunnel(Target target);
+  Task<Result<void>> ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline);
   Task<Result<void>> to_self(Target target);
   Task<Result<void>> plain(Target target);
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }

@@ -193,8 +193,9 @@ void StreamRelay::finish_write_side() {
   check_over();
 }
 
-void StreamRelay::on_reset(hbone::ErrorCode) {
+void StreamRelay::on_reset(hbone::ErrorCode code) {
   connection_ = nullptr;
+  refused_ = code == hbone::ErrorCode::kRefusedStream && status_ == 0;
   status_ = -1;
   if (state_ == State::kOpening) {
     answer_.notify_all();

@@ -34,6 +34,8 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
 
   [[nodiscard]] Signal& answer() noexcept { return answer_; }
   [[nodiscard]] int status() const noexcept { return status_; }  // 0: none yet, -1: reset
+  // Client side: the peer has done nothing for this stream (RFC 9113 §8.7): it may be opened again.
+  [[nodiscard]] bool refused() const noexcept { return refused_; }
   // Starts to move bytes. Data that came on the stream before goes first. The socket must be one that resets
   // on close, from birth: until both directions are through, whoever closes it (the kernel, when the process
   // dies) breaks the connection, for a FIN would pass for the end of the data. Nagle's algorithm is off.
@@ -74,6 +76,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   uint64_t received_ = 0;
   int status_ = 0;
   State state_ = State::kOpening;
+  bool refused_ = false;
   bool readable_ = false;
   bool fin_seen_ = false;  // a FIN is in the socket: a short read does not mean it is empty
   bool writable_ = false;

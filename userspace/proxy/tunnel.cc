@@ -57,7 +57,7 @@ void Tunnel::drain() {
 }
 
 void Tunnel::finish_if_drained() {
-  if (closed_ || !streams_.draining() || streams_.open_streams() != 0) return;
+  if (closed_ || !streams_.drained()) return;
   if (!streams_.output().empty() || !sealed_.empty()) return;  // on_turn_end() comes back
   (void)sealer_.close_notify(sealed_);  // ignoring: the tunnel ends either way and carries nothing
   (void)send_sealed();
@@ -79,6 +79,10 @@ void Tunnel::on_io(uint32_t events) noexcept {
 }
 
 void Tunnel::read() {
+  if (reactor_.now() >= calm_at_) {
+    streams_.calm();
+    calm_at_ = reactor_.now() + kPeerCalm;
+  }
   for (int reads = 0; !closed_; ++reads) {
     if (reads == kMaxReadsPerEvent) {
       if (!reactor_.rearm(fd_, *this)) close(true);
@@ -187,6 +191,10 @@ hbone::StreamHandler* Tunnel::on_connect(hbone::StreamId stream, const hbone::Co
 
 void Tunnel::on_goaway(hbone::ErrorCode) {
   reactor_.at_turn_end(*this);
+}
+
+void Tunnel::on_fault(hbone::Fault fault) {
+  owner_.on_tunnel_fault(*this, fault);
 }
 
 void Tunnel::on_stream_closed(hbone::StreamId) {

@@ -23,6 +23,7 @@ class TunnelOwner {
   virtual hbone::StreamHandler* on_tunnel_connect(Tunnel& tunnel, hbone::StreamId stream,
                                                   const hbone::ConnectRequest& request) = 0;
   virtual void on_tunnel_stream_closed(Tunnel& tunnel) noexcept = 0;
+  virtual void on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept = 0;  // the peer's; for counting
   // The tunnel is dead, its streams have been reset. `failed`: not by agreement. Called once.
   virtual void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept = 0;
 
@@ -58,6 +59,7 @@ class Tunnel final : public Deferred,
   void on_turn_end() noexcept override;
   hbone::StreamHandler* on_connect(hbone::StreamId stream, const hbone::ConnectRequest& request) override;
   void on_goaway(hbone::ErrorCode code) override;
+  void on_fault(hbone::Fault fault) override;
   void on_output() override;
   void on_stream_closed(hbone::StreamId stream) override;
   void on_idle() noexcept;
@@ -81,6 +83,7 @@ class Tunnel final : public Deferred,
   Buffer received_;  // ciphertext, up to one incomplete record between turns
   Buffer sealed_;    // ciphertext the socket did not take yet
   Alarm<Tunnel, &Tunnel::on_idle> idle_;
+  TimePoint calm_at_;  // when the peer's frames are counted anew
   bool client_;
   bool writable_ = false;
   bool fin_seen_ = false;

@@ -5,13 +5,18 @@
 #include "net/socket.h"
 #include "proxy/handshaking.h"
 #include "proxy/limits.h"
+#include "proxy/peer_faults.h"
 #include "proxy/worker.h"
 
 namespace fairlead::proxy {
 namespace {
 
-size_t stream_limit(Tunnel& tunnel) {
-  return std::min(kMaxStreamsPerTunnel, tunnel.streams().stream_limit());
+// A new tunnel is used before its SETTINGS come: until then those of the endpoint's last one count.
+size_t stream_limit(Tunnel& tunnel, size_t& peer_limit) {
+  const size_t limit = std::min(kMaxStreamsPerTunnel, tunnel.streams().stream_limit());
+  if (!tunnel.streams().settings_known()) return std::min(limit, std::max<size_t>(peer_limit, 1));
+  peer_limit = limit;
+  return limit;
 }
 
 }  // namespace
@@ -35,7 +40,8 @@ void TunnelPool::drain() {
 Tunnel* TunnelPool::least_loaded(Entry& entry, bool beside_bulk) {
   Tunnel* best = nullptr;
   for (const auto& tunnel : entry.tunnels) {
-    if (!tunnel->usable() || tunnel->streams().open_streams() >= stream_limit(*tunnel)) continue;
+    if (!tunnel->usable() || tunnel->streams().open_streams() >= stream_limit(*tunnel, entry.peer_limit))
+      continue;
     if (!beside_bulk && tunnel->streams().carries_bulk()) continue;
     if (best == nullptr || tunnel->streams().open_streams() < best->streams().open_streams())
       best = tunnel.get();
@@ -109,6 +115,10 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
   FL_CO_TRY(tunnel->start(std::move(received)));
   if (!tunnel->usable()) co_return Error(ErrorKind::kClosed, "the peer closed the tunnel at once");
   co_return tunnel;
+}
+
+void TunnelPool::on_tunnel_fault(Tunnel&, hbone::Fault fault) noexcept {
+  ++counter_of(worker_.counters(), fault);
 }
 
 void TunnelPool::on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept {

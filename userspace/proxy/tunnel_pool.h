@@ -42,7 +42,8 @@ class TunnelPool final : public TunnelOwner {
   struct Entry {
     std::vector<std::unique_ptr<Tunnel>> tunnels;
     Task<void> connecting;
-    bool busy = false;  // `connecting` runs
+    bool busy = false;             // `connecting` runs
+    size_t peer_limit = SIZE_MAX;  // of streams, as the endpoint's last SETTINGS had it
     uint64_t failures = 0;
     Error last_error{ErrorKind::kUnavailable, "not tried"};
     Signal changed;
@@ -56,6 +57,7 @@ class TunnelPool final : public TunnelOwner {
     return nullptr;
   }
   void on_tunnel_stream_closed(Tunnel&) noexcept override {}
+  void on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept override;
   void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept override;
 
   Worker& worker_;

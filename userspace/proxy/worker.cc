@@ -222,7 +222,7 @@ void Worker::unlink(Connection& connection) noexcept {
 }
 
 void Worker::check_idle() noexcept {
-  if (draining_ && idle_ && connection_count_ == 0) std::exchange(idle_, nullptr)();
+  if (draining_ && idle_ && connection_count_ == 0 && tunnels_ == 0) std::exchange(idle_, nullptr)();
 }
 
 WorkerReport Worker::make_report() const {

@@ -2,65 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
 #include <random>
 
-#include "hbone/frame.h"
-#include "hbone/limits.h"
+#include "unit/hbone/sides_for_test.h"
 
 namespace fairlead::hbone {
 namespace {
-
-// One end of a stream, as a test sees it.
-struct Recorder final : StreamHandler {
-  void on_response(int code) override { status = code; }
-  void on_data(Pieces pieces) override {
-    ++batches;
-    for (const auto& piece : pieces) {
-      data.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-      if (auto_consume) connection->consume(id, piece.size());
-    }
-  }
-  void on_end() override { ended = true; }
-  void on_reset(ErrorCode code) override { reset = static_cast<int>(code); }
-  void on_writable() override {
-    ++writable;
-    if (asks_again) (void)connection->writable(id);
-  }
-  Connection* connection = nullptr;
-  StreamId id = 0;
-  std::string data;
-  int status = 0;
-  bool ended = false;
-  int reset = -1;
-  int writable = 0;
-  int batches = 0;
-  bool asks_again = false;
-  bool auto_consume = true;
-};
-
-struct Side final : ConnectionHandler {
-  Side(Connection::Role role, const Settings& settings) : connection(role, settings, *this) {}
-  StreamHandler* on_connect(StreamId id, const ConnectRequest& request) override {
-    requests.push_back(request);
-    if (!accept) return nullptr;
-    auto& stream = streams[id];
-    stream.connection = &connection;
-    stream.id = id;
-    stream.auto_consume = auto_consume;
-    return &stream;
-  }
-  void on_goaway(ErrorCode code) override { goaway = static_cast<int>(code); }
-  void on_output() override {}
-  void on_stream_closed(StreamId id) override { closed.push_back(id); }
-  std::map<StreamId, Recorder> streams;
-  std::vector<ConnectRequest> requests;
-  std::vector<StreamId> closed;
-  int goaway = -1;
-  bool accept = true;
-  bool auto_consume = true;
-  Connection connection;
-};
 
 class Pair : public ::testing::Test {
  protected:
@@ -255,7 +202,7 @@ TEST_F(Pair, GoawayLetsOpenStreamsGoOnAndTakesNoNewOnes) {
 TEST_F(Pair, StreamsAboveGoawaysLastIdAreRefusedAndSafeToRetry) {
   Recorder& first = open();
   accepted(first);
-  server.connection.goaway(ErrorCode::kNoError);
+  server.connection.goaway(ErrorCode::kInternalError);
   Recorder& second = open();  // crosses the GOAWAY on the wire
   exchange();
   EXPECT_EQ(second.reset, static_cast<int>(ErrorCode::kRefusedStream));
@@ -393,167 +340,24 @@ TEST_F(Pair, RandomTrafficArrivesWholeOnEveryStream) {
   }
 }
 
-// ---- a hostile client
-// ---------------------------------------------------------------------------------------------------
-
-std::string frame(FrameType type, uint8_t flags, StreamId stream, std::string_view payload) {
-  Buffer out;
-  append_header(out, static_cast<uint32_t>(payload.size()), type, flags, stream);
-  out.append(payload);
-  return {reinterpret_cast<const char*>(out.data()), out.size()};
-}
-std::string u32(uint32_t value) {
-  std::string out;
-  for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift);
-  return out;
-}
-std::string hello() {
-  return std::string(kPreface) + frame(FrameType::kSettings, 0, 0, "");
-}
-// HPACK without Huffman: literal fields without indexing, new names.
-std::string literal(std::string_view name, std::string_view value) {
-  std::string out(1, '\0');
-  out += static_cast<char>(name.size());
-  out += name;
-  out += static_cast<char>(value.size());
-  out += value;
-  return out;
-}
-std::string connect_block() {
-  return literal(":method", "CONNECT") + literal(":authority", "10.0.0.1:80");
-}
-
-struct Hostile {
-  const char* sentence;
-  std::string bytes;
-  ErrorCode code;
-};
-
-TEST(HostilePeer, IsEndedWithTheRightCode) {
-  const uint8_t both = kFlagEndHeaders;
-  std::string many_pings;
-  for (int i = 0; i < kMaxIdleFrames + 10; ++i)
-    many_pings += frame(FrameType::kPing, kFlagAck, 0, "12345678");
-  std::string many_resets;
-  for (int i = 0; i < kMaxUnansweredResets + 10; ++i) {
-    const auto id = static_cast<StreamId>(2 * i + 1);
-    many_resets +=
-        frame(FrameType::kHeaders, both, id, connect_block()) + frame(FrameType::kRstStream, 0, id, u32(8));
-  }
-  std::string many_continuations = frame(FrameType::kHeaders, 0, 1, connect_block());
-  for (int i = 0; i <= kMaxContinuations; ++i)
-    many_continuations += frame(FrameType::kContinuation, 0, 1, "");
-  std::string unread_pings;
-  for (int i = 0; i < 70000; ++i) unread_pings += frame(FrameType::kPing, 0, 0, "12345678");
-  const std::vector<Hostile> cases = {
-      {"not HTTP/2 at all", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", ErrorCode::kProtocolError},
-      {"first frame is not SETTINGS", std::string(kPreface) + frame(FrameType::kPing, 0, 0, "12345678"),
-       ErrorCode::kProtocolError},
-      {"DATA on stream 0", hello() + frame(FrameType::kData, 0, 0, "x"), ErrorCode::kProtocolError},
-      {"DATA on an idle stream", hello() + frame(FrameType::kData, 0, 1, "x"), ErrorCode::kProtocolError},
-      {"HEADERS on an even stream", hello() + frame(FrameType::kHeaders, both, 2, connect_block()),
-       ErrorCode::kProtocolError},
-      {"stream ids go backwards",
-       hello() + frame(FrameType::kHeaders, both, 5, connect_block()) + frame(FrameType::kData, 0, 7, "x"),
-       ErrorCode::kProtocolError},
-      {"frame longer than allowed", hello() + std::string("\xff\xff\xff\x00\x00\x00\x00\x00\x01", 9),
-       ErrorCode::kFrameSizeError},
-      {"SETTINGS of wrong length", hello() + frame(FrameType::kSettings, 0, 0, "12345"),
-       ErrorCode::kFrameSizeError},
-      {"SETTINGS ack with payload", hello() + frame(FrameType::kSettings, kFlagAck, 0, "123456"),
-       ErrorCode::kFrameSizeError},
-      {"SETTINGS on a stream", hello() + frame(FrameType::kSettings, 0, 1, ""), ErrorCode::kProtocolError},
-      {"window size out of range",
-       hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\4", 2) + u32(0x80000000)),
-       ErrorCode::kFlowControlError},
-      {"frame size out of range",
-       hello() + frame(FrameType::kSettings, 0, 0, std::string("\0\5", 2) + u32(100)),
-       ErrorCode::kProtocolError},
-      {"WINDOW_UPDATE of 0 on the connection", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0)),
-       ErrorCode::kProtocolError},
-      {"connection window overflow", hello() + frame(FrameType::kWindowUpdate, 0, 0, u32(0x7fffffff)),
-       ErrorCode::kFlowControlError},
-      {"PING of wrong length", hello() + frame(FrameType::kPing, 0, 0, "1234567"),
-       ErrorCode::kFrameSizeError},
-      {"RST_STREAM on an idle stream", hello() + frame(FrameType::kRstStream, 0, 1, u32(0)),
-       ErrorCode::kProtocolError},
-      {"PUSH_PROMISE", hello() + frame(FrameType::kPushPromise, 0, 1, u32(2)), ErrorCode::kProtocolError},
-      {"CONTINUATION out of nothing", hello() + frame(FrameType::kContinuation, 0, 1, "x"),
-       ErrorCode::kProtocolError},
-      {"another frame inside a header block",
-       hello() + frame(FrameType::kHeaders, 0, 1, connect_block()) +
-           frame(FrameType::kPing, 0, 0, "12345678"),
-       ErrorCode::kProtocolError},
-      {"endless CONTINUATION", hello() + many_continuations, ErrorCode::kEnhanceYourCalm},
-      {"broken HPACK", hello() + frame(FrameType::kHeaders, both, 1, "\xff\xff\xff\xff\xff\xff"),
-       ErrorCode::kCompressionError},
-      {"padding longer than the frame",
-       hello() + frame(FrameType::kHeaders, both | kFlagPadded, 1, std::string("\xff", 1) + connect_block()),
-       ErrorCode::kProtocolError},
-      {"DATA behind END_STREAM",
-       hello() + frame(FrameType::kHeaders, both | kFlagEndStream, 1, connect_block()) +
-           frame(FrameType::kData, 0, 1, "x"),
-       ErrorCode::kStreamClosed},
-      {"a flood of frames that bring nothing", hello() + many_pings, ErrorCode::kEnhanceYourCalm},
-      {"rapid reset", hello() + many_resets, ErrorCode::kEnhanceYourCalm},
-      {"pings without reading the answers", hello() + unread_pings, ErrorCode::kEnhanceYourCalm},
-  };
-  for (const Hostile& c : cases) {
-    Side server(Connection::Role::kServer, Settings{});
-    const auto result =
-        server.connection.receive({reinterpret_cast<const uint8_t*>(c.bytes.data()), c.bytes.size()});
-    ASSERT_FALSE(result) << c.sentence;
-    EXPECT_EQ(result.error().code(), static_cast<int>(c.code)) << c.sentence << ": " << result.error().text();
-    EXPECT_LT(server.connection.output().size(), 2u * kMaxOutputHard) << c.sentence;
-    EXPECT_EQ(server.connection.open_streams(), 0u) << c.sentence;
-  }
-}
-
-TEST(HostilePeer, StreamErrorsLeaveTheConnectionAlone) {
-  const uint8_t both = kFlagEndHeaders;
-  const std::vector<std::pair<const char*, std::string>> blocks = {
-      {"GET", literal(":method", "GET") + literal(":authority", "a:1")},
-      {"no authority", literal(":method", "CONNECT")},
-      {"a path on CONNECT", connect_block() + literal(":path", "/")},
-      {"pseudo-header behind regular", literal("x", "y") + connect_block()},
-      {"upper case", connect_block() + literal("X-Upper", "y")},
-      {"connection-specific", connect_block() + literal("connection", "close")},
-  };
-  Side server(Connection::Role::kServer, Settings{});
-  std::string bytes = hello();
-  StreamId id = 1;
-  for (const auto& [sentence, block] : blocks) {
-    bytes += frame(FrameType::kHeaders, both, id, block);
-    id += 2;
-  }
-  bytes += frame(FrameType::kHeaders, both, id, connect_block());
-  ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
-  EXPECT_EQ(server.requests.size(), 1u) << "only the last one is a tunnel";
-  EXPECT_EQ(server.connection.open_streams(), 1u);
-}
-
-TEST(HostilePeer, MoreDataThanTheWindowEndsTheConnection) {
-  Settings small;
-  small.initial_window = 100;
-  Side server(Connection::Role::kServer, small);
-  server.auto_consume = false;
-  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) +
-                            frame(FrameType::kData, 0, 1, std::string(101, 'x'));
-  const auto result =
-      server.connection.receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
-  ASSERT_FALSE(result);
-  EXPECT_EQ(result.error().code(), static_cast<int>(ErrorCode::kFlowControlError));
-}
-
-TEST(HostilePeer, PaddedDataIsCountedAndStripped) {
-  Side server(Connection::Role::kServer, Settings{});
-  const std::string padded = std::string("\x03", 1) + "hello" + std::string(3, '\0');
-  const std::string bytes = hello() + frame(FrameType::kHeaders, kFlagEndHeaders, 1, connect_block()) +
-                            frame(FrameType::kData, kFlagPadded, 1, padded);
-  for (size_t i = 0; i < bytes.size(); ++i)
-    ASSERT_TRUE(server.connection.receive({reinterpret_cast<const uint8_t*>(&bytes[i]), 1}));
-  server.connection.settle();
-  EXPECT_EQ(server.streams.at(1).data, "hello");
+TEST_F(Pair, AServerLeavesInTwoStepsAndLosesNoStreamThatWasOnItsWay) {
+  Recorder& first = open();
+  accepted(first);
+  server.connection.goaway(ErrorCode::kNoError);
+  Recorder& second = open();  // crosses the announcement on the wire
+  exchange();
+  EXPECT_EQ(second.reset, -1);
+  ASSERT_EQ(server.requests.size(), 2u) << "it is served";
+  client.connection.end(first.id);
+  server.connection.end(first.id);
+  exchange();
+  EXPECT_FALSE(server.connection.drained()) << "one is open";
+  server.connection.respond(second.id, 200);
+  client.connection.end(second.id);
+  server.connection.end(second.id);
+  exchange();
+  EXPECT_TRUE(server.connection.drained());
+  EXPECT_TRUE(client.connection.drained());
 }
 
 }  // namespace
