@@ -10,6 +10,7 @@ from . import topology
 from .shell import LabError
 
 MODE_LABEL = "istio.io/dataplane-mode"
+FOREIGN_ANNOTATION = "lab.fairlead.dev/foreign"  # its tunnels are ended by a program of the test
 RUN_ANNOTATION = "lab.fairlead.dev/run"
 
 
@@ -147,9 +148,10 @@ def key(item):
 
 
 def is_enrolled(pod, objects):
-    """The rule of the controller: the pod's own label, else its namespace's."""
+    """The rule of the controller: the pod's own label, else its namespace's. A pod that another implementation serves is in
+    the mesh, but no business of the node's agent."""
     metadata, namespace = pod["metadata"], pod["metadata"].get("namespace", "default")
-    if pod.get("spec", {}).get("hostNetwork") or namespace == "kube-system":
+    if pod.get("spec", {}).get("hostNetwork") or namespace == "kube-system" or FOREIGN_ANNOTATION in metadata.get("annotations", {}):
         return False
     own = metadata.get("labels", {}).get(MODE_LABEL)
     if own:
