@@ -195,6 +195,8 @@ def has_standin():
 
 def is_refused(answer):
     """What an application gets that the mesh does not let through: a refusal or a reset, never an answer."""
+    if answer.get("errno") == errno.ENOTCONN:  # reset before the client asked for its peer's name
+        return True
     return answer.get("failed") in ("ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError", "EOFError", "TimeoutError")
 
 

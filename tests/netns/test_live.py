@@ -97,6 +97,22 @@ def test_endpoint_that_is_gone_and_nobody_said_so(bed, family):
         assert is_refused(answer) and answer["failed"] != "TimeoutError", answer
 
 
+@pytest.mark.parametrize("broken", ["its process died", "its interface vanished"])
+def test_endpoint_that_fails_is_passed_over(bed, broken):
+    """Before the first byte another endpoint of the Service is as good: no client notices."""
+    second = POD.format(name="late-2", node="node2")
+    if broken == "its process died":
+        second = second.replace("python3 $PEERS/server.py", "true")
+    with bed.applied(SERVICE + POD.format(name="late-1", node="node2") + second, KEY, FIRST, SECOND):
+        answers(bed)
+        before = bed.counters("node1")["outbound_retried"]
+        if broken == "its interface vanished":
+            run("ip", "-netns", bed.names.node_netns("node2"), "link", "delete", bed.names.pod_interface("back", "late-2"))
+        for _ in range(20):
+            assert who(bed).get("pod") == "late-1"
+        assert bed.counters("node1")["outbound_retried"] > before, "the broken one was never tried"
+
+
 def test_endpoint_whose_process_died(bed):
     with bed.applied(SERVICE + POD.format(name="late-1", node="node2").replace("python3 $PEERS/server.py", "true"), KEY, FIRST):
         answer = who(bed)

@@ -130,6 +130,7 @@ Result<void> Control::welcome(std::vector<UniqueFd> maps) {
       config_.controller, config_.certificate_ttl,
       [this](std::shared_ptr<const tls::Credentials> credentials) {
         reactor_->send([this, credentials = std::move(credentials)] {
+          if (!identities_.contains(credentials->id())) return;  // forgotten while it was on its way
           for (auto& worker : workers_) worker->set_credentials(credentials);
         });
       });
@@ -275,7 +276,9 @@ void Control::refresh_identities() {
     }
   }
   for (const SpiffeId& id : identities_) {
-    if (!wanted.contains(id)) certificates_->forget(id);
+    if (wanted.contains(id)) continue;
+    certificates_->forget(id);
+    for (auto& worker : workers_) worker->drop_credentials(id);
   }
   identities_ = std::move(wanted);
   std::map<SpiffeId, std::string> unheld;

@@ -35,6 +35,7 @@ namespace fairlead::proxy {
   X(outbound_no_original, "without an original destination: reset")         \
   X(outbound_unresolved, "to a destination the mesh no longer has: reset")  \
   X(outbound_failed, "whose tunnel or answer failed: reset")                \
+  X(outbound_retried, "tried at another endpoint of their service")         \
   X(outbound_refused, "refused by the peer's policy")                       \
   X(outbound_plain, "to endpoints outside the mesh")                        \
   X(inbound_accepted, "connections to enrolled pods accepted")              \

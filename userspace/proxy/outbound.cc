@@ -46,6 +46,17 @@ Task<void> OutboundConnection::run() {
 }
 
 Task<Result<void>> OutboundConnection::set_up() {
+  Result<void> found = co_await find_original();
+  if (!found) co_return Error(std::move(found).error());
+  // The captured socket looks out from loopback; the world knows it by the pod's address.
+  for (const IpAddress& address : pod_->info().addresses) {
+    if (client_.ip.is_loopback() && address.is_v4() == client_.ip.is_v4()) record_.source.ip = address;
+  }
+  Result<void> reached = co_await reach_any();
+  co_return reached;
+}
+
+Task<Result<void>> OutboundConnection::find_original() {
   // What was dialled is one of many endpoints on loopback, and part of the key.
   auto dialled = net::local_address(application_);
   if (!dialled) co_return Error(std::move(dialled).error());
@@ -57,15 +68,35 @@ Task<Result<void>> OutboundConnection::set_up() {
     co_return Error(ErrorKind::kDenied, "no original destination");
   }
   record_.destination = **original;
+  co_return Result<void>();
+}
+
+Task<Result<void>> OutboundConnection::reach_any() {
+  const TimePoint give_up = worker_.reactor().now() + kRetryFor;
+  const auto pick = [this](size_t count) { return worker_.pick(count); };
   const auto& own = pod_->info().addresses;
-  Target target =
-      resolve(*worker_.snapshot(), own, record_.destination, [this](size_t n) { return worker_.pick(n); });
-  record_.endpoint = target.endpoint;
-  record_.service = target.service;
-  // The captured socket looks out from loopback; the world knows it by the pod's address.
-  for (const IpAddress& address : own) {
-    if (client_.ip.is_loopback() && address.is_v4() == client_.ip.is_v4()) record_.source.ip = address;
+  std::vector<SocketAddress> avoid = pod_->suspects();
+  Target target = resolve(*worker_.snapshot(), own, record_.destination, pick, avoid);
+  if (target.kind == Target::Kind::kRefused && !avoid.empty()) {  // better a suspect than nobody
+    avoid.clear();
+    target = resolve(*worker_.snapshot(), own, record_.destination, pick);
   }
+  for (int tries = 1;; ++tries) {
+    record_.endpoint = target.endpoint;
+    record_.service = target.service;
+    endpoint_failed_ = false;
+    Result<void> result = co_await reach(target);
+    if (result || !endpoint_failed_ || target.service == nullptr || tries == kMaxEndpointTries ||
+        worker_.reactor().now() > give_up)
+      co_return result;
+    avoid.push_back(target.endpoint);
+    target = resolve(*worker_.snapshot(), own, record_.destination, pick, avoid);
+    if (target.kind == Target::Kind::kRefused) co_return result;  // the others failed before
+    ++worker_.counters().outbound_retried;
+  }
+}
+
+Task<Result<void>> OutboundConnection::reach(Target target) {
   Result<void> result;
   switch (target.kind) {
     case Target::Kind::kTunnelInPlace:
@@ -97,12 +128,15 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
     Result<void> answered = co_await ask(key, request, deadline);
     if (!answered) {
       ++worker_.counters().outbound_failed;
+      endpoint_failed_ = true;
+      pod_->suspect(target.endpoint);
       co_return Error(std::move(answered).error());
     }
     if (!stream_->refused()) break;
   }
   if (stream_->status() != 200) {
     ++(stream_->status() == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
+    endpoint_failed_ = stream_->status() == 503 || stream_->status() == -1;
     co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", stream_->status()));
   }
   co_return stream_->start(std::move(application_));
@@ -136,6 +170,7 @@ Task<Result<void>> OutboundConnection::to_self(Target target) {
       co_await connect_application(worker_, pod_, target.endpoint, record_.source);
   if (!application) {
     ++worker_.counters().application_refused;
+    endpoint_failed_ = true;
     co_return Error(std::move(application).error());
   }
   name_ = std::move(application->name);
@@ -152,6 +187,7 @@ Task<Result<void>> OutboundConnection::plain(Target target) {
   FL_CO_TRY(net::connect(fd, target.endpoint, family));
   Result<void> connected =
       co_await finish_connect(worker_.reactor(), fd, worker_.reactor().now() + kConnectDeadline);
+  endpoint_failed_ = !connected;
   if (!connected) co_return Error(std::move(connected).error());
   sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
   co_return sockets_->start(std::move(application_), std::move(fd), Buffer(), false);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "proxy/application.h"
 #include "proxy/connection.h"
@@ -25,6 +26,11 @@ class OutboundConnection final : public Connection, public RelayOwner {
  private:
   Task<void> run() override;
   Task<Result<void>> set_up();
+  Task<Result<void>> find_original();
+  // Endpoints of the Service one after the other until one takes the connection; none of them has got a byte
+  // before.
+  Task<Result<void>> reach_any();
+  Task<Result<void>> reach(Target target);
   Task<Result<void>> through_tunnel(Target target);
   Task<Result<void>> ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline);
   Task<Result<void>> to_self(Target target);
@@ -36,6 +42,7 @@ class OutboundConnection final : public Connection, public RelayOwner {
   ClientName name_;
   std::optional<StreamRelay> stream_;
   std::unique_ptr<SocketRelay> sockets_;
+  bool endpoint_failed_ = false;  // the last one tried: another may do
 };
 
 }  // namespace fairlead::proxy

@@ -71,4 +71,18 @@ void Pod::give_sockets(int family, std::vector<UniqueFd> sockets) {
   given.arrived.notify_all();
 }
 
+void Pod::suspect(const SocketAddress& endpoint) {
+  std::erase_if(suspects_, [&](const auto& known) { return known.first == endpoint; });
+  if (suspects_.size() >= kMaxSuspects) suspects_.erase(suspects_.begin());
+  suspects_.emplace_back(endpoint, worker_.reactor().now() + kSuspectFor);
+}
+
+std::vector<SocketAddress> Pod::suspects() {
+  std::erase_if(suspects_,
+                [now = worker_.reactor().now()](const auto& known) { return known.second <= now; });
+  std::vector<SocketAddress> list;
+  for (const auto& [endpoint, until] : suspects_) list.push_back(endpoint);
+  return list;
+}
+
 }  // namespace fairlead::proxy

@@ -47,6 +47,10 @@ class Pod {
   Task<Result<UniqueFd>> take_socket(int family);
   void give_sockets(int family, std::vector<UniqueFd> sockets);
 
+  // Endpoints that gave no tunnel a moment ago.
+  void suspect(const SocketAddress& endpoint);
+  [[nodiscard]] std::vector<SocketAddress> suspects();
+
   bool gone = false;
 
  private:
@@ -65,6 +69,7 @@ class Pod {
   Stock stock4_;
   Stock stock6_;
   Signal changed_;
+  std::vector<std::pair<SocketAddress, TimePoint>> suspects_;  // until when; in the order of that
 };
 
 }  // namespace fairlead::proxy

@@ -41,6 +41,10 @@ Target::Kind kind_of(const Workload& workload, std::span<const IpAddress> own,
   return workload.in_place && captured_there ? Target::Kind::kTunnelInPlace : Target::Kind::kTunnelHbone;
 }
 
+bool contains(std::span<const SocketAddress> list, const SocketAddress& endpoint) {
+  return std::find(list.begin(), list.end(), endpoint) != list.end();
+}
+
 Target refused(std::string_view why) {
   Target target;
   target.why = why;
@@ -48,24 +52,28 @@ Target refused(std::string_view why) {
 }
 
 Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddress> own,
-                  const SocketAddress& original, const std::function<size_t(size_t)>& pick) {
+                  const SocketAddress& original, const std::function<size_t(size_t)>& pick,
+                  std::span<const SocketAddress> avoid) {
   const auto& endpoints = service->endpoints;
   std::string_view why = "the service has no endpoint for this port";
+  const auto at = [&](const Endpoint& endpoint) {
+    return SocketAddress{*address_of(*endpoint.workload, original.ip.is_v4()),
+                         service->target_port(endpoint, original.port)};
+  };
   const auto fits = [&](const Endpoint& endpoint) {
     if (!serves(*service, endpoint, original.port)) return false;
     const std::string_view in_between = barrier(*endpoint.workload);
     if (!in_between.empty()) why = in_between;
-    return in_between.empty();
+    return in_between.empty() && (avoid.empty() || !contains(avoid, at(endpoint)));
   };
   const auto count = static_cast<size_t>(std::count_if(endpoints.begin(), endpoints.end(), fits));
   if (count == 0) return refused(why);
   size_t skip = pick(count);
   const auto chosen = std::find_if(endpoints.begin(), endpoints.end(),
                                    [&](const Endpoint& endpoint) { return fits(endpoint) && skip-- == 0; });
-  const IpAddress* address = address_of(*chosen->workload, original.ip.is_v4());
   Target target;
   target.workload = chosen->workload;
-  target.endpoint = {*address, service->target_port(*chosen, original.port)};
+  target.endpoint = at(*chosen);
   target.kind = kind_of(*target.workload, own, target.endpoint);
   target.service = std::move(service);
   return target;
@@ -74,9 +82,9 @@ Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddr
 }  // namespace
 
 Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, const SocketAddress& original,
-               const std::function<size_t(size_t)>& pick) {
+               const std::function<size_t(size_t)>& pick, std::span<const SocketAddress> avoid) {
   if (auto service = snapshot.service(original.ip))
-    return to_service(std::move(service), own, original, pick);
+    return to_service(std::move(service), own, original, pick, avoid);
   auto workload = snapshot.workload(original.ip);
   if (workload == nullptr) {
     return refused(snapshot.elsewhere(original.ip) ? kOtherNetwork

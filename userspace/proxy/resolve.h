@@ -25,8 +25,9 @@ struct Target {
   std::string_view why;
 };
 
-// `own`: addresses of the asking pod. `pick(n)` gives a number in [0, n).
+// `own`: addresses of the asking pod. `pick(n)` gives a number in [0, n). `avoid`: endpoints that a Service
+// is not to be reached by, because they failed; with none left, nobody is there to talk to.
 Target resolve(const state::Snapshot& snapshot, std::span<const IpAddress> own, const SocketAddress& original,
-               const std::function<size_t(size_t)>& pick);
+               const std::function<size_t(size_t)>& pick, std::span<const SocketAddress> avoid = {});
 
 }  // namespace fairlead::proxy

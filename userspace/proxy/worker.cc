@@ -121,6 +121,10 @@ void Worker::set_credentials(std::shared_ptr<const tls::Credentials> credentials
   });
 }
 
+void Worker::drop_credentials(SpiffeId id) {
+  reactor_->send([this, id = std::move(id)] { credentials_.erase(id); });
+}
+
 void Worker::drain(std::function<void()> idle) {
   reactor_->send([this, idle = std::move(idle)] {
     draining_ = true;

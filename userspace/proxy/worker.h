@@ -58,6 +58,7 @@ class Worker {
   // `taken` runs on this worker once new connections see the snapshot.
   void set_snapshot(state::SnapshotPtr snapshot, std::function<void()> taken);
   void set_credentials(std::shared_ptr<const tls::Credentials> credentials);
+  void drop_credentials(SpiffeId id);      // its key is wiped when the last handshake with it is over
   void drain(std::function<void()> idle);  // stop accepting; `idle` runs on this worker when nothing is left
   void report(std::function<void(WorkerReport)> done);
 

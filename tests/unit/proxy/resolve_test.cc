@@ -55,6 +55,19 @@ TEST_F(Resolve, AServiceGoesToAnEndpointOnItsTargetPort) {
   EXPECT_NE(target.service, nullptr);
 }
 
+TEST_F(Resolve, EndpointsThatFailedAreAvoidedUntilNoneIsLeft) {
+  add("a", {"10.0.0.1"}, true, true);
+  add("b", {"10.0.0.2"}, true, true);
+  std::vector<SocketAddress> avoid = {{ip("10.0.0.1"), 8080}, {ip("10.0.0.2"), 9999}};
+  const auto again = [&](size_t pick) {
+    return resolve(
+        *builder.build(), {}, {ip("10.96.0.1"), 80}, [&](size_t count) { return pick % count; }, avoid);
+  };
+  for (size_t pick : {0, 1, 2}) EXPECT_EQ(again(pick).endpoint.to_string(), "10.0.0.2:8080");
+  avoid.emplace_back(ip("10.0.0.2"), 8080);
+  EXPECT_EQ(again(0).kind, Target::Kind::kRefused);
+}
+
 TEST_F(Resolve, KeepsTheFamilyTheClientAskedFor) {
   add("a", {"10.0.0.1", "fd00::1"}, true, true);
   EXPECT_EQ(to("10.96.0.1", 80).endpoint.to_string(), "10.0.0.1:8080");
