@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 
 import pytest
@@ -15,6 +16,7 @@ from labtool.shell import run
 NODES = ("node1", "node2")
 TO = ["api.front", 80]
 KEY_ARENA_KB = 8 * 1024
+CAP_SYS_RESOURCE = 24
 NAME = "controller.lockin.test"
 
 
@@ -140,6 +142,28 @@ def test_audit_is_told(running, monkeypatch):
         assert "seccomp only audits" in running.log("agent-node1")
     finally:
         monkeypatch.undo()
+        lab.agent(running.lab, "node1", "restart")
+
+
+def test_low_limit_is_raised_or_told(running):
+    """A container runtime that lets nobody lock memory: with CAP_SYS_RESOURCE the keeper raises the limit, else it is told."""
+    keeper = running.keeper("node1", "status")["pid"]
+    before = proxy_pid(running, "node1")
+    resource.prlimit(keeper, resource.RLIMIT_MEMLOCK, (65536, 65536))
+    may_raise = int(status_of(keeper)["CapEff"], 16) >> CAP_SYS_RESOURCE & 1
+    try:
+        lab.agent(running.lab, "node1", "kill", only_proxy=True)
+        eventually(lambda: proxy_pid(running, "node1") not in (before, -1) and connected(running, "node1"), 20, "no next proxy")
+        locked = running.proxy("node1", "status")["lockedIn"]["keysLocked"]
+        assert locked == bool(may_raise)
+        assert locked == (int(status_of(proxy_pid(running, "node1"))["VmLck"].split()[0]) >= KEY_ARENA_KB)
+        result = subprocess.run([binary("fairlead"), "--run-dir", running.names.run_directory("node1"), "check", "-o", "json"],
+                                capture_output=True, text=True, check=False)
+        row = next(row for row in json.loads(result.stdout) if row["check"] == "proxy-keys-locked")
+        assert row["state"] == ("ok" if locked else "warn"), row
+        assert locked or "not locked into RAM" in running.log("agent-node1")
+        eventually(lambda: running.call("front/web", "who", to=TO).get("pod") == "api", 20, "it does not serve")
+    finally:
         lab.agent(running.lab, "node1", "restart")
 
 
