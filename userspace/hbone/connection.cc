@@ -329,9 +329,9 @@ void Connection::output_drained() {
 // ---- giving credit
 // ------------------------------------------------------------------------------------------------------
 
-void Connection::consume(StreamId id, size_t bytes) {
-  Stream* stream = impl_->find(id);
-  if (stream == nullptr || stream->remote_closed || impl_->dead) return;
+void Connection::Impl::consume(StreamId id, size_t bytes) {
+  Stream* stream = find(id);
+  if (stream == nullptr || stream->remote_closed || dead) return;
   stream->unacknowledged += static_cast<uint32_t>(bytes);
   if (stream->unacknowledged < stream->window / 2) return;
   uint32_t increment = stream->unacknowledged;
@@ -339,14 +339,18 @@ void Connection::consume(StreamId id, size_t bytes) {
   // the sender back.
   const int64_t backlog =
       static_cast<int64_t>(stream->window) - stream->receive_window - stream->unacknowledged;
-  if (backlog < static_cast<int64_t>(stream->window / 8) && stream->window < impl_->settings.max_window) {
-    const uint32_t grown = std::min(stream->window * 2, impl_->settings.max_window);
+  if (backlog < static_cast<int64_t>(stream->window / 8) && stream->window < settings.max_window) {
+    const uint32_t grown = std::min(stream->window * 2, settings.max_window);
     increment += grown - stream->window;
     stream->window = grown;
   }
   stream->unacknowledged = 0;
   stream->receive_window += increment;
-  impl_->send_window_update(id, increment);
+  send_window_update(id, increment);
+}
+
+void Connection::consume(StreamId id, size_t bytes) {
+  impl_->consume(id, bytes);
 }
 
 // ---- connection

@@ -86,6 +86,7 @@ struct Connection::Impl {
   Result<void> break_stream(StreamId id, ErrorCode code);  // by the peer's fault
   void send_goaway(StreamId last, ErrorCode code, std::string_view why);
   void respond(StreamId id, int status);
+  void consume(StreamId id, size_t bytes);
   void touched();  // output may have become non-empty
   Stream* find(StreamId id) const noexcept;
   Stream& add(StreamId id, StreamHandler* stream_handler);

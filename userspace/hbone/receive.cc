@@ -176,9 +176,7 @@ size_t Connection::Impl::take_data(std::span<const uint8_t> in, Result<void>& re
     }
     if (padding == data_left) result = idle_frame();
     if (!result) return used;
-    // Padding and its length never reach the handler: their credit is given back at once.
-    if (Stream* stream = find(current.stream)) stream->receive_window += padding + 1;
-    if (find(current.stream) != nullptr) send_window_update(current.stream, padding + 1);
+    consume(current.stream, padding + 1);  // never reaches the handler
   }
   const auto rest = in.subspan(used);
   const size_t payload_left = data_left - padding;

@@ -207,7 +207,8 @@ bool InboundStream::destination_allowed(const SocketAddress& destination) const 
 }
 
 Task<void> InboundStream::run() {
-  const int status = co_await set_up();
+  // Reset in the same breath as it was opened: not a step is done for it.
+  const int status = relay_.status() == -1 ? 0 : co_await set_up();
   if (relay_.status() == -1) {  // the peer gave up meanwhile
     abort();
   } else if (status != 200) {

@@ -14,6 +14,7 @@ constexpr size_t kMaxTunnelsPerKey = 64;
 constexpr size_t kMaxStreamsPerTunnel = 256;  // fewer when the peer says so
 constexpr int kMaxEndpointTries = 3;          // of a Service, for one connection
 constexpr size_t kMaxSuspects = 64;           // remembered per pod
+constexpr size_t kMaxDiscarded = 8 * 1024 * 1024;  // read and dropped of a peer that was given up
 constexpr int kMaxRefusedTries = 4;  // a stream the peer has refused unseen (RFC 9113 §8.7) is tried anew
 constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
 constexpr size_t kMaxHandshakeBytes = 64 * 1024;  // received in one handshake
@@ -32,8 +33,8 @@ constexpr std::chrono::milliseconds kFirstBytesDeadline{500};
 constexpr std::chrono::seconds kHandshakeDeadline{10};
 constexpr std::chrono::seconds kConnectDeadline{5};
 constexpr std::chrono::seconds kIdentityDeadline{10};  // own workload and certificate at start
-constexpr std::chrono::seconds kRetryFor{
-    8};  // another endpoint is tried while the application waits no longer
+// Another endpoint is tried no later than this after the first.
+constexpr std::chrono::seconds kRetryFor{8};
 constexpr std::chrono::seconds kSuspectFor{3};  // an endpoint that gave no tunnel is tried last
 constexpr std::chrono::seconds kSocketDeadline{5};
 constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
@@ -42,6 +43,7 @@ constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
 constexpr std::chrono::seconds kDeadPeer{5};
 constexpr std::chrono::minutes kTunnelIdle{5};          // without a stream, on the side that opened it
 constexpr std::chrono::minutes kInboundTunnelIdle{15};  // on the other: that peer should have closed it
+constexpr std::chrono::seconds kLinger{2};  // a peer that was given up has read why
 constexpr std::chrono::seconds kPeerCalm{
     10};  // frames and resets of a peer are counted anew (hbone/limits.h)
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like

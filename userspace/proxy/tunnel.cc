@@ -1,5 +1,7 @@
 #include "proxy/tunnel.h"
 
+#include <array>
+
 #include "net/socket.h"
 #include "proxy/limits.h"
 
@@ -57,7 +59,7 @@ void Tunnel::drain() {
 }
 
 void Tunnel::finish_if_drained() {
-  if (closed_ || !streams_.drained()) return;
+  if (closed_ || lingering_ || !streams_.drained()) return;
   if (!streams_.output().empty() || !sealed_.empty()) return;  // on_turn_end() comes back
   (void)sealer_.close_notify(sealed_);  // ignoring: the tunnel ends either way and carries nothing
   (void)send_sealed();
@@ -70,6 +72,7 @@ void Tunnel::finish_if_drained() {
 void Tunnel::on_io(uint32_t events) noexcept {
   if (closed_) return;
   if ((events & EPOLLERR) != 0) return close(true);
+  if (lingering_) return discard();
   if ((events & EPOLLOUT) != 0) {
     writable_ = true;
     if (!sealed_.empty()) reactor_.at_turn_end(*this);
@@ -101,11 +104,36 @@ void Tunnel::read() {
   if (received_.empty()) received_.release();
 }
 
+// The peer broke the rules, its streams are reset, and GOAWAY with the cause is in the output.
+void Tunnel::give_up() {
+  if (closed_) return;
+  if (!seal_output()) return close(true);
+  lingering_ = true;
+  reactor_.timers().arm(idle_, reactor_.now() + kLinger);
+  discard();
+}
+
+// The peer has its last words, or reads and gets them.
+
+void Tunnel::discard() {
+  if (!send_sealed()) return close(true);
+  if (sealed_.empty()) net::shutdown_write(fd_);
+  std::array<uint8_t, 16 * 1024> nowhere;
+  while (discarded_ < kMaxDiscarded) {
+    auto got = net::receive(fd_, nowhere);
+    if (!got || got->state == net::IoState::kEnd) break;
+    if (got->state == net::IoState::kWouldBlock) return;
+    discarded_ += got->bytes;
+  }
+  close(true);
+}
+
 // False: the tunnel is closed.
 bool Tunnel::open_records() {
   const bool open = open_each_record();
-  if (!closed_) streams_.settle();  // the payload lies in received_, which nobody has touched since
-  return open && !closed_;
+  if (!closed_ && !lingering_)
+    streams_.settle();  // the payload lies in received_, which nobody has touched since
+  return open && !closed_ && !lingering_;
 }
 
 // Opens every whole record.
@@ -128,9 +156,7 @@ bool Tunnel::open_each_record() {
     }
     if (opened->event == Event::kKeyUpdate) reactor_.at_turn_end(*this);
     if (opened->event == Event::kData && !streams_.receive(opened->payload)) {
-      // GOAWAY with the cause is in the output: send it, best effort, then end.
-      if (!closed_ && seal_output()) (void)send_sealed();
-      close(true);
+      give_up();
       return false;
     }
     if (closed_) return false;
@@ -171,7 +197,7 @@ bool Tunnel::send_sealed() {
 }
 
 void Tunnel::on_turn_end() noexcept {
-  if (closed_) return;
+  if (closed_ || lingering_) return;
   // What is sealed stays in order before what is not; while the socket is full the frames wait unsealed, and
   // the limit on them holds back the readers of all streams.
   if (!send_sealed()) return close(true);
@@ -212,6 +238,7 @@ void Tunnel::arm_idle() noexcept {
 }
 
 void Tunnel::on_idle() noexcept {
+  if (lingering_) return close(true);
   if (streams_.open_streams() == 0) drain();
 }
 

@@ -71,6 +71,8 @@ class Tunnel final : public Deferred,
   bool seal_output();
   bool send_sealed();
   void finish_if_drained();
+  void give_up();
+  void discard();
 
   Reactor& reactor_;
   TunnelOwner& owner_;
@@ -87,6 +89,10 @@ class Tunnel final : public Deferred,
   bool client_;
   bool writable_ = false;
   bool fin_seen_ = false;
+  // GOAWAY with an error was sent. What still comes is read and dropped: closing a socket with unread bytes
+  // in it sends an RST, which may take the GOAWAY with it.
+  bool lingering_ = false;
+  size_t discarded_ = 0;
   bool closed_ = false;
   bool peer_closed_ = false;  // close_notify came
 };

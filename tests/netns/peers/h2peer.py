@@ -45,6 +45,8 @@ class Stream:
 class Peer:
     """`settings`: what we tell; `credit`: whether data is acknowledged as it comes; `table`: the other end's table size."""
 
+    strict = True  # frames on streams that were not opened here are judged
+
     def __init__(self, sock, server=False, settings=None, credit=True, start=True):
         self.sock, self.server, self.settings, self.credit = sock, server, dict(settings or {}), credit
         sock.setblocking(False)
@@ -259,7 +261,9 @@ class Peer:
             self.take_end(stream)
 
     def take_answer(self, first, fields):
-        stream = self.streams[first.stream_id]
+        stream = self.stream_of(first)
+        if stream is None:
+            return
         assert not stream.ended and stream.reset is None, "HEADERS on a stream that is over"
         assert stream.status is None, "trailers on a tunnel"
         assert [name for name, _ in fields if name.startswith(":")] == [":status"], fields
@@ -271,8 +275,13 @@ class Peer:
         if "END_STREAM" in first.flags:
             self.take_end(stream)
 
+    def stream_of(self, item):
+        return self.streams[item.stream_id] if self.strict else self.streams.get(item.stream_id)
+
     def take_data(self, item, length):
-        stream = self.streams[item.stream_id]
+        stream = self.stream_of(item)
+        if stream is None:
+            return
         assert not stream.ended, "DATA behind END_STREAM"
         assert self.server or stream.status == 200, "DATA before the answer"
         self.receive_window -= length
@@ -291,7 +300,9 @@ class Peer:
         self.on_end(stream)
 
     def take_rststream(self, item, _length):
-        stream = self.streams[item.stream_id]
+        stream = self.stream_of(item)
+        if stream is None:
+            return
         stream.reset = item.error_code
         self.on_reset(stream)
 
