@@ -46,6 +46,7 @@ int run_pod_remove(const Options& options);
 int run_workload_list(const Options& options);
 int run_service_list(const Options& options);
 int run_policy_list(const Options& options);
+int run_authz_check(const Options& options);
 int run_connection_list(const Options& options);
 int run_cert_list(const Options& options);
 int run_why(const Options& options);

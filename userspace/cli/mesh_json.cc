@@ -65,7 +65,23 @@ int run_service_list(const Options& options) {
 int run_policy_list(const Options& options) {
   return list(
       options, "policies",
-      {full_name("POLICY"), column("SCOPE", "scope"), column("ACTION", "action"), column("RULES", "rules")});
+      {column("NAMESPACE", "namespace"),
+       column("NAME", "name"),
+       column("ACTION", "action"),
+       {"SCOPE",
+        [](const json& row) {
+          const json services = row.value("services", json::array());
+          return services.empty() ? cell(row.value("scope", "")) : "service " + cell(services);
+        }},
+       column("RULES", "rules"),
+       {"DRY-RUN", [](const json& row) { return std::string(row.value("dryRun", false) ? "yes" : "-"); }},
+       column("BINDS HERE", "localWorkloads"),
+       {"NOTES", [](const json& row) {
+          std::string text;
+          for (const json& note : row.value("notes", json::array()))
+            text += (text.empty() ? "" : "; ") + cell(note);
+          return text.empty() ? std::string("-") : text;
+        }}});
 }
 
 int run_connection_list(const Options& options) {

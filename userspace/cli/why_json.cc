@@ -20,6 +20,16 @@ std::string sentence(const json& row) {
                                  cell(row.value("source", "")), cell(row.value("destination", "")),
                                  cell(row.value("pod", "")), cell(row.value("reason", "")));
   if (!policy.empty()) text += fmt::format(" {} of policy {}", row.value("rule", -1), cell(policy));
+  for (const json& hit : row.value("audits", json::array()))
+    text += fmt::format("; marked by rule {} of AUDIT policy {}", hit.value("rule", -1),
+                        cell(hit.value("policy", "")));
+  const json dry = row.value("dryRun", json());
+  if (dry.is_object() && dry.value("allowed", false) != row.value("allowed", false)) {
+    text += fmt::format("; with dry-run policies in force: {}, {}",
+                        dry.value("allowed", false) ? "allowed" : "DENIED", cell(dry.value("reason", "")));
+    if (!dry.value("policy", "").empty())
+      text += fmt::format(" {} of policy {}", dry.value("rule", -1), cell(dry.value("policy", "")));
+  }
   return text + "\n";
 }
 

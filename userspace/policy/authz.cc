@@ -111,32 +111,106 @@ Verdict evaluate_rule(const Rule& rule, const Facts& facts) {
 int matching_rule(const Policy& policy, const Facts& facts) {
   for (size_t i = 0; i < policy.rules.size(); ++i) {
     const Verdict verdict = evaluate_rule(policy.rules[i], facts);
-    if (verdict == Verdict::kYes || (verdict == Verdict::kUnknown && policy.action == Action::kDeny))
+    if (verdict == Verdict::kYes || (verdict == Verdict::kUnknown && policy.action != Action::kAllow))
       return static_cast<int>(i);
   }
   return -1;
 }
 
+Facts facts_for(const ConnectionFacts& connection) {
+  return {connection, connection.source != nullptr ? connection.source->principal() : std::string()};
+}
+
+bool decides(const Binding& binding, Action action, uint16_t port, DryRun dry_run) {
+  return binding.policy->action == action && (!binding.policy->dry_run || dry_run == DryRun::kAsIfEnforced) &&
+         binding.concerns(port);
+}
+
+// The verdict of one stage, which begins at `at`; moves `at` behind it.
+Decision evaluate_stage(const PolicySet& policies, size_t& at, const Facts& facts, DryRun dry_run) {
+  const size_t stage = policies[at].stage;
+  bool any_allow = false;
+  Decision decision{true, {}, {}, -1, "no policy"};
+  for (; at < policies.size() && policies[at].stage == stage; ++at) {
+    if (decision.rule >= 0 ||
+        !decides(policies[at], Action::kAllow, facts.connection.destination_port, dry_run))
+      continue;
+    any_allow = true;
+    const Policy& policy = *policies[at].policy;
+    const int rule = matching_rule(policy, facts);
+    if (rule >= 0) decision = {true, policy.ns, policy.name, rule, "allowed by rule"};
+  }
+  if (!any_allow || decision.rule >= 0) return decision;
+  return {
+      false, {}, {}, -1, stage == 0 ? "no ALLOW policy matches" : "no ALLOW policy of its Service matches"};
+}
+
+template <class Test>
+bool any_match(const Policy& policy, Test test) {
+  return std::any_of(policy.rules.begin(), policy.rules.end(), [&](const Rule& rule) {
+    return std::any_of(rule.clauses.begin(), rule.clauses.end(), [&](const Clause& clause) {
+      return std::any_of(clause.matches.begin(), clause.matches.end(), test);
+    });
+  });
+}
+
 }  // namespace
 
-Decision evaluate(const PolicySet& policies, const ConnectionFacts& connection) noexcept {
-  if (policies.empty()) return {true, {}, {}, -1, "no policy"};  // the common case costs nothing
-  const Facts facts{connection,
-                    connection.source != nullptr ? connection.source->principal() : std::string()};
-  for (const auto& policy : policies) {
-    if (policy->dry_run || policy->action != Action::kDeny) continue;
-    const int rule = matching_rule(*policy, facts);
-    if (rule >= 0) return {false, policy->ns, policy->name, rule, "denied by rule"};
+bool Binding::concerns(uint16_t port) const noexcept {
+  return ports.empty() || any_port(ports, port);
+}
+
+std::string Decision::policy() const {
+  return policy_name.empty() ? std::string() : fmt::format("{}/{}", policy_ns, policy_name);
+}
+
+Decision evaluate(const PolicySet& policies, const ConnectionFacts& connection, DryRun dry_run) noexcept {
+  Decision decision{true, {}, {}, -1, "no policy"};
+  if (policies.empty()) return decision;  // the common case costs nothing
+  const Facts facts = facts_for(connection);
+  for (const Binding& binding : policies) {
+    if (!decides(binding, Action::kDeny, connection.destination_port, dry_run)) continue;
+    const Policy& policy = *binding.policy;
+    const int rule = matching_rule(policy, facts);
+    if (rule >= 0) return {false, policy.ns, policy.name, rule, "denied by rule"};
   }
-  bool any_allow = false;
-  for (const auto& policy : policies) {
-    if (policy->dry_run || policy->action != Action::kAllow) continue;
-    any_allow = true;
-    const int rule = matching_rule(*policy, facts);
-    if (rule >= 0) return {true, policy->ns, policy->name, rule, "allowed by rule"};
+  for (size_t at = 0; at < policies.size();) {
+    const Decision stage = evaluate_stage(policies, at, facts, dry_run);
+    if (!stage.allowed) return stage;
+    if (decision.rule < 0) decision = stage;
   }
-  if (any_allow) return {false, {}, {}, -1, "no ALLOW policy matches"};
-  return {true, {}, {}, -1, "no policy"};
+  return decision;
+}
+
+bool has_dry_run(const PolicySet& policies, uint16_t port) noexcept {
+  return std::any_of(policies.begin(), policies.end(), [port](const Binding& binding) {
+    return binding.policy->dry_run && binding.policy->action != Action::kAudit && binding.concerns(port);
+  });
+}
+
+std::vector<AuditHit> audit(const PolicySet& policies, const ConnectionFacts& connection) {
+  std::vector<AuditHit> hits;
+  std::optional<Facts> facts;
+  for (const Binding& binding : policies) {
+    if (binding.policy->action != Action::kAudit || !binding.concerns(connection.destination_port)) continue;
+    const Policy* policy = binding.policy.get();
+    const bool twice =  // attached to two Services
+        std::any_of(hits.begin(), hits.end(), [policy](const AuditHit& hit) { return hit.policy == policy; });
+    if (twice) continue;
+    if (!facts) facts.emplace(facts_for(connection));
+    const int rule = matching_rule(*policy, *facts);
+    if (rule >= 0) hits.push_back({policy, rule});
+  }
+  return hits;
+}
+
+bool asks_for_source_address(const Policy& policy) noexcept {
+  return any_match(
+      policy, [](const Match& match) { return !match.source_ips.empty() || !match.not_source_ips.empty(); });
+}
+
+bool is_undecidable(const Policy& policy) noexcept {
+  return any_match(policy, [](const Match& match) { return match.undecidable; });
 }
 
 std::string describe(const ConnectionFacts& facts) {

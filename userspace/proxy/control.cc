@@ -50,8 +50,8 @@ Control::~Control() {
 Result<void> Control::start() {
   FL_TRY_ASSIGN(reactor_, Reactor::create());
   FL_TRY_ASSIGN(queries_, net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
-                                                   [this](std::string_view verb, std::string_view,
-                                                          const net::QueryPeer&) { return answer(verb); }));
+                                                   [this](std::string_view verb, std::string_view argument,
+                                                          const net::QueryPeer&) { return answer(verb, argument); }));
   return reactor_->watch_level(contract_, *this);
 }
 
@@ -319,12 +319,19 @@ std::vector<state::CertificateClient::Status> Control::certificate_states() cons
   return states;
 }
 
-std::string Control::answer(std::string_view verb) {
+std::string Control::answer(std::string_view verb, std::string_view argument) {
   static const state::Snapshot kEmpty;
   const state::Snapshot& snapshot = snapshot_ != nullptr ? *snapshot_ : kEmpty;
   if (verb == "workloads") return workloads_json(snapshot);
   if (verb == "services") return services_json(snapshot);
-  if (verb == "policies") return policies_json(snapshot);
+  if (verb == "policies") return policies_json(snapshot, config_.node);
+  if (verb == "authz") {
+    if (snapshot_ == nullptr) return error_json("the agent does not know the mesh yet");
+    const auto question = authz_question(argument);
+    if (!question) return error_json(question.error().text());
+    const auto answers = check_authz(snapshot, *question);
+    return answers ? authz_json(*answers) : error_json(answers.error().text());
+  }
   if (verb == "connections") return connections_json(gather_reports());
   if (verb == "decisions") return decisions_json(gather_reports());
   if (verb == "certs") return certificates_json(certificate_states());

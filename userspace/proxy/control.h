@@ -51,7 +51,7 @@ class Control final : private IoHandler {
   void apply_snapshot(state::SnapshotPtr snapshot);
   void snapshot_taken(const state::SnapshotPtr& snapshot);
   void refresh_identities();
-  std::string answer(std::string_view verb);
+  std::string answer(std::string_view verb, std::string_view argument);
   [[nodiscard]] std::vector<state::CertificateClient::Status> certificate_states() const;
   std::vector<WorkerReport> gather_reports();
 

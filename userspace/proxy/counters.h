@@ -44,6 +44,8 @@ namespace fairlead::proxy {
   X(inbound_plain, "plaintext connections accepted")                        \
   X(inbound_denied, "refused by policy")                                    \
   X(cut_by_policy, "open connections that a changed policy ended")          \
+  X(audit_matched, "connections that an AUDIT policy marked")               \
+  X(dry_run_differs, "decided otherwise than with dry-run policies")        \
   X(inbound_bad_request, "streams whose destination is no address")         \
   X(inbound_wrong_target, "streams to a destination that is not the pod's") \
   X(application_refused, "the application did not accept")                  \

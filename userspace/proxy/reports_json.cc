@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <unordered_map>
 
 namespace fairlead::proxy {
 namespace {
@@ -46,6 +48,42 @@ std::string_view scope_of(policy::Scope scope) {
     case policy::Scope::kWorkload: return "workload";
   }
   return "workload";
+}
+
+std::string_view action_of(policy::Action action) {
+  switch (action) {
+    case policy::Action::kAllow: return "ALLOW";
+    case policy::Action::kDeny: return "DENY";
+    case policy::Action::kAudit: return "AUDIT";
+  }
+  return "DENY";
+}
+
+json notes_of(const policy::Policy& policy) {
+  json notes = json::array();
+  for (const std::string& note : policy.notes) notes.push_back(note);
+  if (policy::is_undecidable(policy))
+    notes.push_back("says something that this agent does not understand: taken in its stricter reading");
+  return notes;
+}
+
+// How many pods of the node each policy applies to.
+std::unordered_map<const policy::Policy*, size_t> local_bindings(const state::Snapshot& snapshot,
+                                                                 const std::string& node) {
+  std::unordered_map<const policy::Policy*, size_t> counts;
+  for (const auto& workload : snapshot.workloads()) {
+    if (workload->node != node || workload->tunnel == state::Tunnel::kNone) continue;
+    std::set<const policy::Policy*> bound;
+    for (const policy::Binding& binding : workload->policies) bound.insert(binding.policy.get());
+    for (const policy::Policy* policy : bound) ++counts[policy];
+  }
+  return counts;
+}
+
+json audits_of(const std::vector<RuleName>& audits) {
+  json list = json::array();
+  for (const RuleName& audit : audits) list.push_back({{"policy", audit.policy}, {"rule", audit.rule}});
+  return list;
 }
 
 json ports_of(const std::vector<state::ServicePort>& ports) {
@@ -111,7 +149,11 @@ std::string workloads_json(const state::Snapshot& snapshot) {
     json services = json::array();
     for (const auto& [name, ports] : workload->services) services.push_back(name);
     json policies = json::array();
-    for (const auto& policy : workload->policies) policies.push_back(policy->full_name());
+    for (const policy::Binding& binding : workload->policies) {
+      json name = binding.policy->full_name();
+      if (std::find(policies.begin(), policies.end(), name) == policies.end())
+        policies.push_back(std::move(name));
+    }
     list.push_back({{"name", workload->name},
                     {"namespace", workload->ns},
                     {"node", workload->node},
@@ -143,14 +185,75 @@ std::string services_json(const state::Snapshot& snapshot) {
   return dump(list);
 }
 
-std::string policies_json(const state::Snapshot& snapshot) {
+std::string policies_json(const state::Snapshot& snapshot, const std::string& node) {
+  const auto local = local_bindings(snapshot, node);
   json list = json::array();
   for (const auto& policy : snapshot.policies()) {
+    const auto count = local.find(policy.get());
     list.push_back({{"name", policy->name},
                     {"namespace", policy->ns},
-                    {"scope", scope_of(policy->scope)},
-                    {"action", policy->action == policy::Action::kAllow ? "ALLOW" : "DENY"},
-                    {"rules", policy->rules.size()}});
+                    {"scope", policy->services.empty() ? scope_of(policy->scope) : "service"},
+                    {"services", policy->services},
+                    {"action", action_of(policy->action)},
+                    {"dryRun", policy->dry_run},
+                    {"rules", policy->rules.size()},
+                    {"localWorkloads", count == local.end() ? 0 : count->second},
+                    {"notes", notes_of(*policy)}});
+  }
+  return dump(list);
+}
+
+Result<AuthzQuestion> authz_question(std::string_view argument) {
+  const json document = json::parse(argument, nullptr, false);
+  const Error broken(ErrorKind::kInvalidArgument, "authz: the question cannot be read");
+  if (!document.is_object()) return broken;
+  const auto text = [&](const char* key) {
+    const auto found = document.find(key);
+    return found != document.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  AuthzQuestion question;
+  question.source_ns = text("sourceNamespace");
+  question.source_account = text("sourceServiceAccount");
+  question.ns = text("namespace");
+  question.name = text("name");
+  const std::string kind = text("kind");
+  if (kind == "service") question.kind = AuthzQuestion::Kind::kService;
+  if (kind == "pod") question.kind = AuthzQuestion::Kind::kPod;
+  if (const std::string address = text("sourceAddress"); !address.empty()) {
+    FL_TRY_ASSIGN(question.source_ip, IpAddress::parse(address));
+  }
+  const auto port = document.find("port");
+  if (port == document.end() || !port->is_number_unsigned()) return broken;
+  const auto number = port->get<uint64_t>();
+  if (number == 0 || number > 65535 || question.ns.empty() || question.name.empty()) return broken;
+  // Without an account it would be plaintext that the asker did not mean.
+  if (question.source_ns.empty() != question.source_account.empty()) return broken;
+  question.port = static_cast<uint16_t>(number);
+  return question;
+}
+
+std::string authz_json(const std::vector<AuthzAnswer>& answers) {
+  json list = json::array();
+  for (const AuthzAnswer& answer : answers) {
+    std::vector<RuleName> audits;
+    for (const policy::AuditHit& hit : answer.remarks.audits)
+      audits.push_back({hit.policy->full_name(), hit.rule});
+    json row{{"allowed", answer.decision.allowed},
+             {"pod", answer.workload->ns + "/" + answer.workload->name},
+             {"node", answer.workload->node},
+             {"endpoint", answer.endpoint.to_string()},
+             {"principal", answer.principal},
+             {"source", answer.source_ip.is_unspecified() ? "" : answer.source_ip.to_string()},
+             {"policy", answer.decision.policy()},
+             {"rule", answer.decision.rule},
+             {"reason", answer.decision.reason},
+             {"dryRun", nullptr},
+             {"audits", audits_of(audits)}};
+    if (const auto& dry = answer.remarks.dry_run) {
+      row["dryRun"] = {
+          {"allowed", dry->allowed}, {"policy", dry->policy()}, {"rule", dry->rule}, {"reason", dry->reason}};
+    }
+    list.push_back(std::move(row));
   }
   return dump(list);
 }
@@ -198,7 +301,15 @@ std::string decisions_json(const std::vector<WorkerReport>& reports) {
                     {"allowed", record->allowed},
                     {"policy", record->policy},
                     {"rule", record->rule},
-                    {"reason", record->reason}});
+                    {"reason", record->reason},
+                    {"dryRun", nullptr},
+                    {"audits", audits_of(record->audits)}});
+    if (const auto& dry = record->dry_run) {
+      list.back()["dryRun"] = {{"allowed", dry->allowed},
+                               {"policy", dry->by.policy},
+                               {"rule", dry->by.rule},
+                               {"reason", dry->reason}};
+    }
   }
   return dump(list);
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "confine/lock_in.h"
+#include "proxy/authz_check.h"
 #include "proxy/worker.h"
 #include "state/clients.h"
 #include "state/snapshot.h"
@@ -36,9 +37,13 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
                         const std::vector<WorkerReport>& reports);
 std::string workloads_json(const state::Snapshot& snapshot);
 std::string services_json(const state::Snapshot& snapshot);
-std::string policies_json(const state::Snapshot& snapshot);
+// `node`: whose pods are counted as local.
+std::string policies_json(const state::Snapshot& snapshot, const std::string& node);
 std::string connections_json(const std::vector<WorkerReport>& reports);
 std::string decisions_json(const std::vector<WorkerReport>& reports);
+// The argument of the question "authz", and its answer.
+Result<AuthzQuestion> authz_question(std::string_view argument);
+std::string authz_json(const std::vector<AuthzAnswer>& answers);
 std::string certificates_json(const std::vector<state::CertificateClient::Status>& certificates);
 
 }  // namespace fairlead::proxy

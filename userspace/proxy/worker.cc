@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "proxy/acceptor.h"
 #include "proxy/inbound.h"
+#include "proxy/judge.h"
 #include "proxy/tunnel_pool.h"
 
 namespace fairlead::proxy {
@@ -10,6 +11,17 @@ namespace {
 
 policy::ConnectionFacts facts_of(const ConnectionRecord& record) {
   return {record.peer.get(), record.source.ip, record.endpoint.ip, record.endpoint.port};
+}
+
+// What did not decide, for the record.
+void add_remarks(const state::Workload* workload, const policy::ConnectionFacts& facts,
+                 DecisionRecord& record) {
+  Remarks found = remarks(workload, facts);
+  for (const policy::AuditHit& hit : found.audits)
+    record.audits.push_back({hit.policy->full_name(), hit.rule});
+  if (!found.dry_run) return;
+  const policy::Decision& decision = *found.dry_run;
+  record.dry_run = {decision.allowed, {decision.policy(), decision.rule}, decision.reason};
 }
 
 // Starts a connection at the end of the turn; owns it until then.
@@ -164,12 +176,12 @@ void Worker::refresh_pods() {
 }
 
 void Worker::judge_again(const Pod& pod) {
-  const state::Workload& workload = *pod.workload();
+  const state::Workload* workload = pod.workload().get();
   for (Connection *connection = connections_, *next = nullptr; connection != nullptr; connection = next) {
     next = connection->next_;
     const ConnectionRecord& record = connection->record_;
     if (&connection->pod() != &pod || !record.judged) continue;
-    if (!workload.policy_missing && policy::evaluate(workload.policies, facts_of(record)).allowed) continue;
+    if (judge(workload, facts_of(record)).allowed) continue;
     ++counters_.cut_by_policy;
     (void)admit(pod, connection->record_);  // for the reason, which `fairlead why` shows
     connection->abort();
@@ -178,11 +190,8 @@ void Worker::judge_again(const Pod& pod) {
 
 bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
   const state::Workload* workload = pod.workload().get();
-  policy::Decision decision;
-  decision.reason = "the pod is not known to the mesh";
-  if (workload != nullptr && workload->policy_missing) decision.reason = "a policy that is named is missing";
-  if (workload != nullptr && !workload->policy_missing)
-    decision = policy::evaluate(workload->policies, facts_of(connection));
+  const policy::ConnectionFacts facts = facts_of(connection);
+  const policy::Decision decision = judge(workload, facts);
   DecisionRecord record;
   record.inbound = connection.inbound;
   record.pod = pod.full_name();
@@ -190,10 +199,12 @@ bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
   if (connection.peer != nullptr) record.principal = connection.peer->principal();
   record.destination = connection.endpoint;
   record.allowed = decision.allowed;
-  if (!decision.policy_name.empty())
-    record.policy = fmt::format("{}/{}", decision.policy_ns, decision.policy_name);
+  record.policy = decision.policy();
   record.rule = decision.rule;
   record.reason = decision.reason;
+  add_remarks(workload, facts, record);
+  if (!record.audits.empty()) ++counters_.audit_matched;
+  if (record.dry_run && record.dry_run->allowed != decision.allowed) ++counters_.dry_run_differs;
   decisions_.record(std::move(record));
   if (!decision.allowed) ++counters_.inbound_denied;
   connection.judged = decision.allowed;

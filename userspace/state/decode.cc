@@ -127,6 +127,48 @@ policy::Clause undecidable_clause() {
   return {{std::move(match)}};
 }
 
+std::vector<std::string> parts_of(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    if (end > at) parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
+
+bool read_targets(const std::string& text, policy::Policy& policy) {
+  constexpr std::string_view kService = "service:";
+  const std::vector<std::string> targets = parts_of(text, ',');
+  for (const std::string& target : targets) {
+    if (target == "gateway") {
+      policy.gateway = true;
+    } else if (target.starts_with(kService) && target.size() > kService.size()) {
+      policy.services.push_back(target.substr(kService.size()));
+    } else {
+      return false;
+    }
+  }
+  return !targets.empty();
+}
+
+// What says more about a policy as a whole; false: it is not understood.
+bool read_extension(const istio::workload::Extension& extension, policy::Policy& policy) {
+  if (says_more(extension)) return false;
+  if (extension.name() == kAuditExtension) {
+    policy.action = policy::Action::kAudit;
+    policy.dry_run =
+        false;  // that is for agents that do not know the extension: it decides nothing there, either
+    return true;
+  }
+  google::protobuf::StringValue value;
+  const bool readable = extension.config().UnpackTo(&value);
+  if (extension.name() == kTargetsExtension) return readable && read_targets(value.value(), policy);
+  if (extension.name() != kNotesExtension) return false;
+  if (readable) policy.notes = parts_of(value.value(), '\n');
+  return true;  // notes are for people: they change nothing
+}
+
 policy::Rule rule_of(const istio::security::Rule& message) {
   policy::Rule rule;
   for (const auto& clause_message : message.clauses()) {
@@ -243,7 +285,7 @@ Result<policy::Policy> decode_policy(const istio::security::Authorization& messa
   result.ns = message.namespace_();
   result.name = message.name();
   result.dry_run = message.dry_run();
-  bool understood = message.extensions_size() == 0 && !says_more(message);
+  bool understood = !says_more(message);
   switch (message.scope()) {
     case istio::security::GLOBAL: result.scope = policy::Scope::kGlobal; break;
     case istio::security::NAMESPACE: result.scope = policy::Scope::kNamespace; break;
@@ -256,6 +298,9 @@ Result<policy::Policy> decode_policy(const istio::security::Authorization& messa
     return broken(result.name, "a policy of a namespace, but of none");
   // An action that we do not know is the stricter one.
   result.action = message.action() == istio::security::ALLOW ? policy::Action::kAllow : policy::Action::kDeny;
+  for (const auto& extension : message.extensions())
+    understood = read_extension(extension, result) && understood;
+  if (!understood && result.action == policy::Action::kAudit) result.action = policy::Action::kDeny;
   for (const auto& rule : message.rules()) result.rules.push_back(rule_of(rule));
   if (!understood) {
     // What the policy says beyond its rules may be what it is about.

@@ -11,6 +11,11 @@ namespace fairlead::state {
 
 inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
 inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-place";
+// Of a policy; their configuration is a StringValue. AUDIT: none. Targets: "service:NS/HOSTNAME" or
+// "gateway", comma-separated. Notes: one a line.
+inline constexpr std::string_view kAuditExtension = "fairlead.dev/audit";
+inline constexpr std::string_view kTargetsExtension = "fairlead.dev/targets";
+inline constexpr std::string_view kNotesExtension = "fairlead.dev/notes";
 inline constexpr std::string_view kStaticStrict = "istio_converted_static_strict";
 
 // HOST_NETWORK workloads keep their addresses (they may be endpoints); the snapshot does not find them by

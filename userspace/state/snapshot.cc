@@ -49,6 +49,51 @@ void drop_from(std::unordered_map<std::string, std::set<std::string>>& index, co
   if (found->second.empty()) index.erase(found);
 }
 
+// The ports on which the workload stands behind a Service; none, which means all, when it does not say.
+std::vector<uint16_t> target_ports(const std::vector<ServicePort>& ports) {
+  std::vector<uint16_t> targets;
+  for (const ServicePort& port : ports) {
+    if (port.target_port == 0) return {};
+    targets.push_back(port.target_port);
+  }
+  return targets;
+}
+
+// Adds policies to a workload in the order of the stages.
+class Binder {
+ public:
+  explicit Binder(Workload& workload) : workload_(workload) {}
+
+  void add(const std::shared_ptr<const policy::Policy>& policy) {
+    const size_t gateway = workload_.services.size() + 1;
+    if (policy->gateway) return add(policy, {}, gateway);
+    bool found = false;
+    for (size_t i = 0; i < workload_.services.size(); ++i) {
+      const auto& [name, ports] = workload_.services[i];
+      const auto& attached = policy->services;
+      if (std::find(attached.begin(), attached.end(), name) == attached.end()) continue;
+      found = true;
+      add(policy, target_ports(ports), i + 1);
+    }
+    // Attached to no Service, or to one that the workload does not stand behind although it names the policy.
+    if (!found) add(policy, {}, 0);
+  }
+
+  void finish() {
+    for (auto& [stage, bindings] : stages_) {
+      std::move(bindings.begin(), bindings.end(), std::back_inserter(workload_.policies));
+    }
+  }
+
+ private:
+  void add(const std::shared_ptr<const policy::Policy>& policy, std::vector<uint16_t> ports, size_t stage) {
+    stages_[stage].emplace_back(policy, std::move(ports), stage);
+  }
+
+  Workload& workload_;
+  std::map<size_t, policy::PolicySet> stages_;
+};
+
 }  // namespace
 
 uint16_t Service::target_port(const Endpoint& endpoint, uint16_t service_port) const noexcept {
@@ -222,20 +267,20 @@ std::shared_ptr<const policy::Policy> SnapshotBuilder::policy_named(const std::s
 
 std::shared_ptr<const Workload> SnapshotBuilder::bind_policies(const Workload& decoded) const {
   auto workload = std::make_shared<Workload>(decoded);
-  workload->policies = global_policies_;
+  Binder binder(*workload);
+  for (const auto& policy : global_policies_) binder.add(policy);
   const auto of_namespace = namespace_policies_.find(decoded.ns);
   if (of_namespace != namespace_policies_.end()) {
-    workload->policies.insert(workload->policies.end(), of_namespace->second.begin(),
-                              of_namespace->second.end());
+    for (const auto& policy : of_namespace->second) binder.add(policy);
   }
   for (const std::string& name : decoded.policy_names) {
-    auto policy = policy_named(name);
-    if (policy != nullptr) {
-      workload->policies.push_back(std::move(policy));
+    if (const auto policy = policy_named(name)) {
+      binder.add(policy);
     } else {
       workload->policy_missing = true;
     }
   }
+  binder.finish();
   return workload;
 }
 

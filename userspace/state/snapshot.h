@@ -45,8 +45,7 @@ struct Workload {
   bool host_network = false;  // shares the node's addresses: not found by address
   std::vector<std::pair<std::string, std::vector<ServicePort>>> services;  // "ns/hostname" → ports
   std::vector<std::string> policy_names;                                   // selector policies, "ns/name"
-  policy::PolicySet
-      policies;  // every policy that applies to it as a destination: global, namespace, selector
+  policy::PolicySet policies;   // every one that applies to it as a destination, in whatever way
   bool policy_missing = false;  // a named policy is not known: everything to it is denied (architecture §6.3)
 };
 
@@ -84,7 +83,9 @@ class Snapshot {
   [[nodiscard]] const std::vector<std::shared_ptr<const Service>>& services() const noexcept {
     return services_;
   }
-  [[nodiscard]] const policy::PolicySet& policies() const noexcept { return policies_; }
+  [[nodiscard]] const std::vector<std::shared_ptr<const policy::Policy>>& policies() const noexcept {
+    return policies_;
+  }
   [[nodiscard]] uint64_t version() const noexcept { return version_; }
 
   // What fl_dests must hold: address → FL_DEST_* flags. Mesh workloads, VIPs of services with a mesh
@@ -97,7 +98,7 @@ class Snapshot {
   uint64_t version_ = 0;
   std::vector<std::shared_ptr<const Workload>> workloads_;
   std::vector<std::shared_ptr<const Service>> services_;
-  policy::PolicySet policies_;
+  std::vector<std::shared_ptr<const policy::Policy>> policies_;
   std::unordered_map<IpAddress, std::shared_ptr<const Workload>> by_address_;
   std::unordered_map<IpAddress, std::shared_ptr<const Service>> by_vip_;
   std::unordered_set<IpAddress> elsewhere_;

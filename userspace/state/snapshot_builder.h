@@ -58,8 +58,8 @@ class SnapshotBuilder {
   std::map<std::string, WorkloadEntry> workloads_;  // by resource name
   std::map<std::string, ServiceEntry> services_;
   std::map<std::string, std::shared_ptr<const policy::Policy>> policies_;
-  policy::PolicySet global_policies_;
-  std::unordered_map<std::string, policy::PolicySet> namespace_policies_;
+  std::vector<std::shared_ptr<const policy::Policy>> global_policies_;
+  std::unordered_map<std::string, std::vector<std::shared_ptr<const policy::Policy>>> namespace_policies_;
   std::unordered_map<std::string, std::set<std::string>> members_;   // "ns/hostname" → workload resources
   std::unordered_map<std::string, std::set<std::string>> named_by_;  // policy "ns/name" → workload resources
   // What policies did since the last build(): workloads are looked through once per build, not per policy.

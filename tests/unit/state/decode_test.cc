@@ -1,6 +1,7 @@
 #include "state/decode.h"
 
 #include <google/protobuf/unknown_field_set.h>
+#include <google/protobuf/wrappers.pb.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -182,6 +183,58 @@ TEST(DecodePolicy, ReadsEveryKindOfMatch) {
   EXPECT_EQ(match.not_destination_ips[0].length, 0);
   EXPECT_TRUE(allows(message));
   EXPECT_FALSE(allows(message, nullptr));
+}
+
+void extend(istio::security::Authorization& message, const char* name, const char* value = nullptr) {
+  auto& extension = *message.add_extensions();
+  extension.set_name(name);
+  if (value == nullptr) return;
+  google::protobuf::StringValue text;
+  text.set_value(value);
+  extension.mutable_config()->PackFrom(text);
+}
+
+TEST(DecodePolicy, ReadsItsExtensions) {
+  auto message = one_match(istio::security::DENY, [](auto& m) { m.add_not_destination_ports(0); });
+  message.set_dry_run(true);
+  extend(message, "fairlead.dev/audit");
+  extend(message, "fairlead.dev/targets", "service:ns/a.ns.svc.cluster.local,gateway,service:ns/b");
+  extend(message, "fairlead.dev/notes", "one\ntwo, with a comma\n");
+  const auto decoded = decode_policy(message);
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(decoded->action, policy::Action::kAudit);
+  EXPECT_FALSE(decoded->dry_run) << "that is for agents that do not know AUDIT";
+  EXPECT_EQ(decoded->services, (std::vector<std::string>{"ns/a.ns.svc.cluster.local", "ns/b"}));
+  EXPECT_TRUE(decoded->gateway);
+  EXPECT_EQ(decoded->notes, (std::vector<std::string>{"one", "two, with a comma"}));
+  EXPECT_FALSE(policy::is_undecidable(*decoded));
+  EXPECT_TRUE(allows(message));
+}
+
+TEST(DecodePolicy, ExtensionsThatAreNotUnderstoodAreReadStrictly) {
+  const std::pair<const char*, const char*> broken[] = {{"someone.else/extension", "x"},
+                                                        {"fairlead.dev/targets", nullptr},
+                                                        {"fairlead.dev/targets", ""},
+                                                        {"fairlead.dev/targets", "service:"},
+                                                        {"fairlead.dev/targets", "waypoint"}};
+  for (const auto& [name, value] : broken) {
+    auto message = one_match(istio::security::ALLOW, [](auto& m) { m.add_destination_ports(80); });
+    ASSERT_TRUE(allows(message));
+    extend(message, name, value);
+    EXPECT_FALSE(allows(message)) << name << " of an ALLOW";
+    message.set_action(istio::security::DENY);
+    EXPECT_FALSE(allows(message)) << name << " of a DENY";
+    extend(message, "fairlead.dev/audit");
+    EXPECT_FALSE(allows(message)) << name << " beside AUDIT: who knows what it says";
+  }
+}
+
+TEST(DecodePolicy, NotesChangeNothing) {
+  for (const char* value : {static_cast<const char*>(nullptr), "", "a note"}) {
+    auto message = one_match(istio::security::ALLOW, [](auto& m) { m.add_destination_ports(80); });
+    extend(message, "fairlead.dev/notes", value);
+    EXPECT_TRUE(allows(message));
+  }
 }
 
 TEST(DecodeWorkload, DefaultsOfEmptyFields) {
