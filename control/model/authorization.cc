@@ -1,6 +1,8 @@
 // AuthorizationPolicy → istio.security.Authorization. What a connection cannot answer (fields of HTTP, values
 // that do not parse) opens nothing: an ALLOW rule that has it is dropped, a DENY rule goes on without it and
-// so denies more.
+// so denies more. Whatever was not taken at its word is reported, and told to the agents as a note.
+#include <google/protobuf/wrappers.pb.h>
+
 #include <algorithm>
 
 #include "base/net_types.h"
@@ -77,46 +79,123 @@ bool fill_accounts(const Strings& texts, const std::string& policy_ns, Field* ou
   return true;
 }
 
+// A trust domain is what a principal begins with. Its end alone cannot be asked for.
+template <class Field>
+bool fill_trust_domains(const Strings& texts, Field* out) {
+  const auto is_suffix = [](const std::string& text) { return text.size() > 1 && text.starts_with('*'); };
+  for (const std::string& text : texts) {
+    if (text.empty() || is_suffix(text)) return false;
+  }
+  for (const std::string& text : texts) fill_string(text.ends_with('*') ? text : text + "/*", *out->Add());
+  return true;
+}
+
 // True for every connection, and not empty: agents skip an empty match. No connection goes to port 0.
 void match_everything(Match& match) {
   match.add_not_destination_ports(0);
 }
 
+void extend(Authorization& out, std::string_view name, const std::string& value) {
+  auto& extension = *out.add_extensions();
+  extension.set_name(std::string(name));
+  if (value.empty()) return;
+  google::protobuf::StringValue text;
+  text.set_value(value);
+  extension.mutable_config()->PackFrom(text);
+}
+
 class PolicyTranslation {
  public:
-  PolicyTranslation(const AuthorizationPolicy& policy, std::vector<Report>& reports)
-      : policy_(policy), reports_(reports) {}
+  PolicyTranslation(const AuthorizationPolicy& policy, const Index& index, std::vector<Report>& reports)
+      : policy_(policy), index_(index), reports_(reports), allow_(policy.action == "ALLOW") {}
 
   // False: the policy cannot be expressed and is left out.
   bool run(const MeshSettings& settings, Authorization& out) {
-    if (policy_.has_target_refs)
-      return unsupported("targetRefs", "waypoints are not supported: the policy is not in force");
-    if (policy_.action != "ALLOW" && policy_.action != "DENY") {
-      return unsupported("action",
-                         fmt::format("{} is not supported: the policy is not in force", policy_.action));
-    }
-    deny_ = policy_.action == "DENY";
     out.set_name(policy_.meta.name);
     out.set_namespace_(policy_.meta.ns);
-    out.set_dry_run(policy_.dry_run);
-    out.set_action(deny_ ? istio::security::DENY : istio::security::ALLOW);
-    const bool in_root = policy_.meta.ns == settings.root_namespace;
-    out.set_scope(policy_.has_selector ? istio::security::WORKLOAD_SELECTOR
-                  : in_root            ? istio::security::GLOBAL
-                                       : istio::security::NAMESPACE);
+    out.set_action(allow_ ? istio::security::ALLOW : istio::security::DENY);
+    out.set_scope(policy_.has_selector                         ? istio::security::WORKLOAD_SELECTOR
+                  : policy_.meta.ns == settings.root_namespace ? istio::security::GLOBAL
+                                                               : istio::security::NAMESPACE);
+    if (!policy_.target_refs.empty() && !attach(settings, out)) return false;
+    take_action(out);
     for (size_t i = 0; i < policy_.rules.size(); ++i) add_rule(i, out);
+    if (!notes_.empty()) extend(out, kNotesExtension, notes_);
     return true;
   }
 
  private:
-  void report(const Position& at, std::string field, std::string message) {
-    reports_.push_back({Report::Severity::kWarning, object_name("AuthorizationPolicy", policy_.meta), at,
-                        std::move(field), std::move(message)});
+  static constexpr size_t kMaxNotes = 4096;  // octets
+
+  void report(const Position& at, std::string field, std::string message,
+              Report::Severity severity = Report::Severity::kWarning) {
+    std::string note = fmt::format("{}: {}", field, message);
+    std::replace(note.begin(), note.end(), '\n', ' ');
+    if (notes_.size() + note.size() < kMaxNotes) notes_ += (notes_.empty() ? "" : "\n") + note;
+    reports_.push_back({severity, object_name("AuthorizationPolicy", policy_.meta), at, std::move(field),
+                        std::move(message)});
   }
 
-  bool unsupported(std::string field, std::string message) {
-    report(policy_.meta.at, std::move(field), std::move(message));
-    return false;
+  // Nobody here can ask a provider, so nobody is let in by one.
+  void take_action(Authorization& out) {
+    out.set_dry_run(policy_.dry_run);
+    if (policy_.action == "AUDIT") {
+      out.set_dry_run(true);  // for agents that do not know the extension: it must not decide there, either
+      extend(out, kAuditExtension, {});
+    } else if (policy_.action != "ALLOW" && policy_.action != "DENY") {
+      out.set_dry_run(false);
+      report(policy_.meta.at, "spec.action",
+             fmt::format("{} is not supported: what its rules match is denied", policy_.action));
+    }
+  }
+
+  // targetRefs. A policy of Services goes to the pods behind them. One of a gateway would be enforced in
+  // front of whatever is behind it: it is taken for one of every pod that could be.
+  bool attach(const MeshSettings& settings, Authorization& out) {
+    std::string services;
+    bool gateway = false;
+    for (size_t i = 0; i < policy_.target_refs.size(); ++i) {
+      const TargetRef& ref = policy_.target_refs[i];
+      const std::string where = fmt::format("spec.targetRefs[{}]", i);
+      if (ref.kind == "Service") {
+        attach_service(ref, where, settings, services);
+      } else if (ref.kind == "ServiceEntry") {
+        report(policy_.meta.at, where,
+               "destinations outside of the mesh are not supported: the policy is not in force for them",
+               Report::Severity::kError);
+      } else {
+        gateway = true;
+        if (ref.kind == "GatewayClass") out.set_scope(istio::security::GLOBAL);
+        report(policy_.meta.at, where,
+               fmt::format("{} is not supported: the policy is taken for one of every pod of the {}",
+                           ref.kind, ref.kind == "GatewayClass" ? "mesh" : "namespace"));
+      }
+    }
+    if (!gateway && services.empty()) return false;
+    if (!gateway) out.set_scope(istio::security::WORKLOAD_SELECTOR);
+    if (gateway && out.scope() == istio::security::GLOBAL && !names_class())
+      out.set_scope(istio::security::NAMESPACE);  // a gateway of the root namespace is not that of the mesh
+    extend(out, kTargetsExtension, gateway ? "gateway" : services);
+    return true;
+  }
+
+  [[nodiscard]] bool names_class() const {
+    const auto& refs = policy_.target_refs;
+    return std::any_of(refs.begin(), refs.end(),
+                       [](const TargetRef& ref) { return ref.kind == "GatewayClass"; });
+  }
+
+  void attach_service(const TargetRef& ref, const std::string& where, const MeshSettings& settings,
+                      std::string& services) {
+    if (!services.empty()) services += ',';
+    services += "service:" + service_resource(policy_.meta.ns, ref.name, settings);
+    const auto& known = Index::of(index_.services, policy_.meta.ns);
+    const bool served = std::any_of(known.begin(), known.end(), [&](const Service* service) {
+      return service->meta.name == ref.name && is_served(*service);
+    });
+    if (!served)
+      report(policy_.meta.at, where,
+             fmt::format("there is no Service {} with a selector and ports: it binds nobody", ref.name));
   }
 
   void add_rule(size_t number, Authorization& out) {
@@ -128,11 +207,15 @@ class PolicyTranslation {
     if (!rule.to.empty()) add_operations(rule, *message.add_clauses());
     if (!rule.when.empty()) add_conditions(rule, message);
     for (const std::string& field : undecidable_) {
-      report(rule.at, field,
-             deny_ ? "cannot be decided for a TCP connection: left out, so that the rule denies more"
-                   : "cannot be decided for a TCP connection: the rule allows nothing");
+      report(rule.at, field, fmt::format("cannot be decided for a TCP connection: {}", reading()));
     }
-    if (undecidable_.empty() || deny_) *out.add_rules() = std::move(message);
+    if (undecidable_.empty() || !allow_) *out.add_rules() = std::move(message);
+  }
+
+  [[nodiscard]] std::string_view reading() const {
+    if (allow_) return "the rule allows nothing";
+    if (policy_.action == "AUDIT") return "left out, so that the rule marks more";
+    return "left out, so that the rule denies more";
   }
 
   void check(bool readable, const std::string& where, std::string_view field) {
@@ -158,6 +241,13 @@ class PolicyTranslation {
       fill_accounts(source.not_service_accounts, policy_.meta.ns, match.mutable_not_service_accounts());
       check(fill_ranges(source.ip_blocks, match.mutable_source_ips()), where, "ipBlocks");
       check(fill_ranges(source.not_ip_blocks, match.mutable_not_source_ips()), where, "notIpBlocks");
+      // Both lists would be principals, and all must hold: one of them can be asked for.
+      check(source.trust_domains.empty() ||
+                (source.principals.empty() &&
+                 fill_trust_domains(source.trust_domains, match.mutable_principals())),
+            where, "trustDomains");
+      check(fill_trust_domains(source.not_trust_domains, match.mutable_not_principals()), where,
+            "notTrustDomains");
       close(match, source.undecidable, where);
     }
   }
@@ -197,6 +287,10 @@ class PolicyTranslation {
     if (key == "source.principal") {
       return fill_strings(values, negated ? match.mutable_not_principals() : match.mutable_principals());
     }
+    if (key == "source.trustDomain") {
+      return fill_trust_domains(values,
+                                negated ? match.mutable_not_principals() : match.mutable_principals());
+    }
     if (key == "source.serviceAccount") {
       return fill_accounts(values, policy_.meta.ns,
                            negated ? match.mutable_not_service_accounts() : match.mutable_service_accounts());
@@ -209,31 +303,49 @@ class PolicyTranslation {
   }
 
   const AuthorizationPolicy& policy_;
+  const Index& index_;
   std::vector<Report>& reports_;
-  bool deny_ = false;
+  const bool allow_;
+  std::string notes_;  // one a line
   std::string rule_at_;
   Strings undecidable_;
 };
 
+// Whether the pod stands behind one of the Services.
+bool targets(const std::vector<TargetRef>& refs, const Pod& pod, const Index& index) {
+  const auto& services = Index::of(index.services, pod.meta.ns);
+  return std::any_of(services.begin(), services.end(), [&](const Service* service) {
+    return is_behind(pod, *service) && std::any_of(refs.begin(), refs.end(), [&](const TargetRef& ref) {
+             return ref.kind == "Service" && ref.name == service->meta.name;
+           });
+  });
+}
+
 }  // namespace
 
-void translate_policies(const ObjectSet& objects, const MeshSettings& settings, Mesh& mesh) {
+void translate_policies(const ObjectSet& objects, const Index& index, const MeshSettings& settings,
+                        Mesh& mesh) {
   for (const AuthorizationPolicy& policy : objects.authorization_policies) {
     Authorization message;
-    if (!PolicyTranslation(policy, mesh.reports).run(settings, message)) continue;
+    if (!PolicyTranslation(policy, index, mesh.reports).run(settings, message)) continue;
     mesh.policies[policy.meta.ns + "/" + policy.meta.name] = std::move(message);
   }
 }
 
-std::vector<std::string> selector_policies_of(const Pod& pod, const Index& index,
+std::vector<std::string> attached_policies_of(const Pod& pod, const Index& index,
                                               const MeshSettings& settings, const Mesh& mesh) {
   std::vector<std::string> names;
   std::vector<std::string> reach = {settings.root_namespace};  // a selector there reaches every namespace
   if (pod.meta.ns != settings.root_namespace) reach.push_back(pod.meta.ns);
   for (const std::string& ns : reach) {
-    for (const auto* policy : Index::of(index.selector_policies, ns)) {
+    for (const auto* policy : Index::of(index.attached_policies, ns)) {
+      const bool applies = policy->has_selector
+                               ? selects(policy->selector, pod.meta.labels)
+                               : ns == pod.meta.ns && targets(policy->target_refs, pod, index);
       std::string name = ns + "/" + policy->meta.name;
-      if (selects(policy->selector, pod.meta.labels) && mesh.policies.contains(name))
+      const auto found = mesh.policies.find(name);
+      if (applies && found != mesh.policies.end() &&
+          found->second.scope() == istio::security::WORKLOAD_SELECTOR)
         names.push_back(std::move(name));
     }
   }

@@ -79,6 +79,7 @@ struct PolicySource {
   std::vector<std::string> namespaces{}, not_namespaces{};
   std::vector<std::string> service_accounts{}, not_service_accounts{};
   std::vector<std::string> ip_blocks{}, not_ip_blocks{};
+  std::vector<std::string> trust_domains{}, not_trust_domains{};
   // Names of its fields that a connection cannot answer: those of HTTP and newer ones.
   std::vector<std::string> undecidable{};
 };
@@ -98,12 +99,19 @@ struct PolicyRule {
   Position at;
 };
 
+struct TargetRef {
+  std::string group;  // empty: core
+  std::string kind;
+  std::string name;
+  std::string ns;  // empty: the policy's
+};
+
 struct AuthorizationPolicy {
   Meta meta;
   std::string action = "ALLOW";
   Labels selector;
   bool has_selector = false;
-  bool has_target_refs = false;
+  std::vector<TargetRef> target_refs;
   bool dry_run = false;
   std::vector<PolicyRule> rules;
 };

@@ -24,7 +24,8 @@ Index::Index(const ObjectSet& objects) {
     peer_authentications[peer.meta.ns].push_back(&peer);
   for (auto& [ns, list] : peer_authentications) std::sort(list.begin(), list.end(), older);
   for (const AuthorizationPolicy& policy : objects.authorization_policies) {
-    if (policy.has_selector) selector_policies[policy.meta.ns].push_back(&policy);
+    if (policy.has_selector || !policy.target_refs.empty())
+      attached_policies[policy.meta.ns].push_back(&policy);
   }
 }
 

@@ -20,7 +20,7 @@ struct Index {
   std::map<std::string, const Namespace*, std::less<>> namespaces;
   ByNamespace<Service> services;
   ByNamespace<PeerAuthentication> peer_authentications;  // the first in a list is the oldest
-  ByNamespace<AuthorizationPolicy> selector_policies;
+  ByNamespace<AuthorizationPolicy> attached_policies;    // by a selector or to Services
 
   template <class T>
   static const std::vector<const T*>& of(const ByNamespace<T>& map, std::string_view ns) {
@@ -34,13 +34,27 @@ struct Index {
 [[nodiscard]] std::string value_of(const Labels& labels, std::string_view key);  // empty: not there
 [[nodiscard]] std::string object_name(std::string_view kind, const Meta& meta);
 
+// translate.cc
+[[nodiscard]] bool is_served(const Service& service);
+[[nodiscard]] bool is_enrolled(const Pod& pod, const Index& index);
+// Whether the pod stands behind the Service on at least one port.
+[[nodiscard]] bool is_behind(const Pod& pod, const Service& service);
+// Of the Service, in the namespace/hostname form.
+[[nodiscard]] std::string service_resource(std::string_view ns, std::string_view name,
+                                           const MeshSettings& settings);
+
 // authorization.cc: fills mesh.policies and mesh.reports.
-void translate_policies(const ObjectSet& objects, const MeshSettings& settings, Mesh& mesh);
-// The names of the selector policies that apply to a pod and were translated.
-std::vector<std::string> selector_policies_of(const Pod& pod, const Index& index,
+void translate_policies(const ObjectSet& objects, const Index& index, const MeshSettings& settings,
+                        Mesh& mesh);
+// The names of the policies with a selector or targetRefs that apply to a pod and were translated.
+std::vector<std::string> attached_policies_of(const Pod& pod, const Index& index,
                                               const MeshSettings& settings, const Mesh& mesh);
 
-// peer_authentication.cc: the name of the policy that turns plaintext to a pod away, put into mesh.policies;
+// peer_authentication.cc
+// What of them is not in force.
+void report_peer_authentications(const ObjectSet& objects, const Index& index, const MeshSettings& settings,
+                                 Mesh& mesh);
+// The name of the policy that turns plaintext to a pod away, put into mesh.policies;
 // empty: none.
 std::string plaintext_policy_of(const Pod& pod, const Index& index, const MeshSettings& settings, Mesh& mesh);
 

@@ -1,5 +1,7 @@
 // PeerAuthentication → a policy that denies connections without a verified principal. Levels, each overriding
 // the one before unless it is UNSET: mesh (root namespace, no selector) < namespace < workload < port.
+// DISABLE asks for plaintext only, which a mesh pod never insists on: it is ignored, as in ambient meshes,
+// and so inherits like UNSET.
 #include <fmt/core.h>
 
 #include "control/model/parts.h"
@@ -10,16 +12,19 @@ namespace {
 using istio::security::Authorization;
 using istio::security::Match;
 
+bool says(MtlsMode mode) {
+  return mode == MtlsMode::kStrict || mode == MtlsMode::kPermissive;
+}
+
 struct Levels {
   const PeerAuthentication* mesh = nullptr;
   const PeerAuthentication* ns = nullptr;
   const PeerAuthentication* workload = nullptr;
 
-  // DISABLE asks for plaintext only, which a mesh pod never insists on: read as PERMISSIVE.
   [[nodiscard]] bool strict() const {
     MtlsMode mode = MtlsMode::kUnset;
     for (const auto* level : {mesh, ns, workload}) {
-      if (level != nullptr && level->mode != MtlsMode::kUnset) mode = level->mode;
+      if (level != nullptr && says(level->mode)) mode = level->mode;
     }
     return mode == MtlsMode::kStrict;
   }
@@ -54,14 +59,62 @@ bool add_port_exceptions(const PeerAuthentication& peer, bool strict, Authorizat
   Match& match = *policy.mutable_rules(0)->mutable_clauses(0)->mutable_matches(0);
   bool any = false;
   for (const auto& [port, mode] : peer.ports) {
-    if (mode == MtlsMode::kUnset || (mode == MtlsMode::kStrict) == strict) continue;
+    if (!says(mode) || (mode == MtlsMode::kStrict) == strict) continue;
     strict ? match.add_not_destination_ports(port) : match.add_destination_ports(port);
     any = true;
   }
   return any;
 }
 
+void report(const PeerAuthentication& peer, std::string field, std::string message, Mesh& mesh) {
+  mesh.reports.push_back({Report::Severity::kWarning, object_name("PeerAuthentication", peer.meta),
+                          peer.meta.at, std::move(field), std::move(message)});
+}
+
+void report_disabled(const PeerAuthentication& peer, Mesh& mesh) {
+  constexpr const char* kIgnored = "DISABLE is ignored: the mode of the wider level holds";
+  if (peer.mode == MtlsMode::kDisable) report(peer, "spec.mtls.mode", kIgnored, mesh);
+  for (const auto& [port, mode] : peer.ports) {
+    if (mode == MtlsMode::kDisable) report(peer, fmt::format("spec.portLevelMtls[{}]", port), kIgnored, mesh);
+  }
+}
+
 }  // namespace
+
+void report_peer_authentications(const ObjectSet& objects, const Index& index, const MeshSettings& settings,
+                                 Mesh& mesh) {
+  for (const PeerAuthentication& peer : objects.peer_authentications) report_disabled(peer, mesh);
+  // Who is overruled by an older one, and by which.
+  std::map<const PeerAuthentication*, const PeerAuthentication*> overruled;
+  for (const auto& [ns, peers] : index.peer_authentications) {
+    const PeerAuthentication* first = nullptr;
+    for (const auto* peer : peers) {
+      if (peer->has_selector) continue;
+      if (first != nullptr) overruled.emplace(peer, first);
+      if (first == nullptr) first = peer;
+    }
+  }
+  for (const Pod& pod : objects.pods) {
+    const PeerAuthentication* workload = levels_of(pod, index, settings).workload;
+    if (workload == nullptr) continue;
+    for (const auto* peer : Index::of(index.peer_authentications, pod.meta.ns)) {
+      if (peer->has_selector && peer != workload && selects(peer->selector, pod.meta.labels))
+        overruled.emplace(peer, workload);
+    }
+  }
+  for (const auto& [ns, peers] : index.peer_authentications) {
+    for (const auto* peer : peers) {
+      const auto found = overruled.find(peer);
+      if (found == overruled.end()) continue;
+      const std::string& older = found->second->meta.name;
+      report(*peer, {},
+             peer->has_selector
+                 ? fmt::format("{} is older: for the pods that both select, that one holds", older)
+                 : fmt::format("{} is older: that one holds", older),
+             mesh);
+    }
+  }
+}
 
 std::string plaintext_policy_of(const Pod& pod, const Index& index, const MeshSettings& settings,
                                 Mesh& mesh) {

@@ -20,21 +20,8 @@ std::string hostname_of(const Service& service, const MeshSettings& settings) {
   return fmt::format("{}.{}.svc.{}", service.meta.name, service.meta.ns, settings.cluster_domain);
 }
 
-bool is_served(const Service& service) {
-  return service.type != "ExternalName" && !service.selector.empty() && !service.ports.empty();
-}
-
 bool is_running(const Pod& pod) {
   return pod.phase != "Succeeded" && pod.phase != "Failed" && !pod.addresses.empty();
-}
-
-bool is_enrolled(const Pod& pod, const Index& index) {
-  if (pod.host_network || pod.meta.ns == kExcludedNamespace) return false;
-  if (!value_of(pod.meta.annotations, kSidecarAnnotation).empty()) return false;  // it speaks mTLS for itself
-  const std::string own = value_of(pod.meta.labels, kModeLabel);
-  if (own == "ambient" || own == "none") return own == "ambient";
-  const auto ns = index.namespaces.find(pod.meta.ns);
-  return ns != index.namespaces.end() && value_of(ns->second->meta.labels, kModeLabel) == "ambient";
 }
 
 // A pod of which nobody says whether it is ready (manifests written by hand) is, once it runs.
@@ -51,6 +38,33 @@ uint16_t resolve_target(const ServicePort& port, const Pod& pod) {
   return named == pod.ports.end() ? 0 : named->port;
 }
 
+}  // namespace
+
+bool is_served(const Service& service) {
+  return service.type != "ExternalName" && !service.selector.empty() && !service.ports.empty();
+}
+
+bool is_enrolled(const Pod& pod, const Index& index) {
+  if (pod.host_network || pod.meta.ns == kExcludedNamespace) return false;
+  if (!value_of(pod.meta.annotations, kSidecarAnnotation).empty()) return false;  // it speaks mTLS for itself
+  const std::string own = value_of(pod.meta.labels, kModeLabel);
+  if (own == "ambient" || own == "none") return own == "ambient";
+  const auto ns = index.namespaces.find(pod.meta.ns);
+  return ns != index.namespaces.end() && value_of(ns->second->meta.labels, kModeLabel) == "ambient";
+}
+
+bool is_behind(const Pod& pod, const Service& service) {
+  return is_served(service) && selects(service.selector, pod.meta.labels) &&
+         std::any_of(service.ports.begin(), service.ports.end(),
+                     [&](const ServicePort& port) { return resolve_target(port, pod) != 0; });
+}
+
+std::string service_resource(std::string_view ns, std::string_view name, const MeshSettings& settings) {
+  return fmt::format("{}/{}.{}.svc.{}", ns, name, ns, settings.cluster_domain);
+}
+
+namespace {
+
 class Translation {
  public:
   Translation(const ObjectSet& objects, const MeshSettings& settings)
@@ -58,7 +72,8 @@ class Translation {
 
   Mesh run() {
     mesh_.reports = objects_.reports;
-    translate_policies(objects_, settings_, mesh_);
+    translate_policies(objects_, index_, settings_, mesh_);
+    report_peer_authentications(objects_, index_, settings_, mesh_);
     for (const Pod& pod : objects_.pods) {
       if (is_running(pod)) add_workload(pod);
     }
@@ -134,7 +149,8 @@ class Translation {
         entry->set_service_port(port.port);
         entry->set_target_port(target);
       }
-      (*workload.mutable_services())[service->meta.ns + "/" + hostname_of(*service, settings_)] = list;
+      (*workload.mutable_services())[service_resource(service->meta.ns, service->meta.name, settings_)] =
+          list;
     }
   }
 
@@ -144,7 +160,7 @@ class Translation {
       workload.add_extensions()->set_name(std::string(kInPlaceExtension));
       add_excluded_ports(pod, workload);
     }
-    for (std::string& name : selector_policies_of(pod, index_, settings_, mesh_)) {
+    for (std::string& name : attached_policies_of(pod, index_, settings_, mesh_)) {
       workload.add_authorization_policies(std::move(name));
     }
     std::string plaintext = plaintext_policy_of(pod, index_, settings_, mesh_);
@@ -168,7 +184,7 @@ class Translation {
       entry->set_service_port(port.port);
       entry->set_target_port(port.target);  // 0: each workload says where
     }
-    mesh_.addresses[service.meta.ns + "/" + out.hostname()] = std::move(message);
+    mesh_.addresses[service_resource(service.meta.ns, service.meta.name, settings_)] = std::move(message);
   }
 
   const ObjectSet& objects_;

@@ -22,6 +22,11 @@ inline constexpr std::string_view kInPlaceExtension = "fairlead.dev/in-place";
 // Its value (a StringValue) lists ports, comma-separated, on which the workload's agent takes no tunnel.
 inline constexpr std::string_view kNotInPlaceExtension = "fairlead.dev/not-in-place";
 
+// Of policies (userspace/state/decode.h says what their values mean).
+inline constexpr std::string_view kAuditExtension = "fairlead.dev/audit";
+inline constexpr std::string_view kTargetsExtension = "fairlead.dev/targets";
+inline constexpr std::string_view kNotesExtension = "fairlead.dev/notes";
+
 struct MeshSettings {
   std::string trust_domain = "cluster.local";
   std::string cluster_domain = "cluster.local";

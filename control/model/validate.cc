@@ -17,6 +17,7 @@ constexpr size_t kMaxLabel = 63;       // RFC 1123
 constexpr size_t kMaxSubdomain = 253;  // as Kubernetes counts
 constexpr size_t kMaxItems = 512;      // rules, from, to of a policy
 constexpr size_t kMaxServiceAccounts = 16;
+constexpr size_t kMaxTargets = 16;
 
 bool is_name(std::string_view text, size_t maximum, bool dots) {
   const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
@@ -29,6 +30,17 @@ bool is_label(std::string_view text) {
 }
 bool is_subdomain(std::string_view text) {
   return is_name(text, kMaxSubdomain, true);
+}
+
+// The form that sorts as text: the age of PeerAuthentications decides between them.
+bool is_utc(std::string_view text) {
+  constexpr std::string_view kForm = "0000-00-00T00:00:00Z";
+  if (text.size() != kForm.size()) return false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool digit = text[i] >= '0' && text[i] <= '9';
+    if (kForm[i] == '0' ? !digit : text[i] != kForm[i]) return false;
+  }
+  return true;
 }
 
 bool is_condition_key(std::string_view key) {
@@ -67,6 +79,8 @@ class Validation {
     for (const Service& service : objects_.services) object("Service", service.meta, true);
     for (const PeerAuthentication& peer : objects_.peer_authentications) {
       object("PeerAuthentication", peer.meta, true);
+      if (!peer.meta.created.empty() && !is_utc(peer.meta.created))
+        error("metadata.creationTimestamp", got(peer.meta.created, "a moment like 2026-01-31T12:00:00Z"));
       if (!peer.ports.empty() && !peer.has_selector)
         error("spec.portLevelMtls", "wants a selector beside it");
     }
@@ -97,8 +111,12 @@ class Validation {
 
   void authorization_policy(const AuthorizationPolicy& policy) {
     object("AuthorizationPolicy", policy.meta, true);
-    if (policy.has_selector && policy.has_target_refs)
+    if (policy.has_selector && !policy.target_refs.empty())
       error("spec", "has both selector and targetRefs, want one");
+    if (policy.target_refs.size() > kMaxTargets)
+      error("spec.targetRefs",
+            fmt::format("got {} items, want at most {}", policy.target_refs.size(), kMaxTargets));
+    for (const TargetRef& ref : policy.target_refs) target(ref, policy.meta.ns);
     count("spec.rules", policy.rules.size());
     for (size_t i = 0; i < policy.rules.size(); ++i) {
       const PolicyRule& rule = policy.rules[i];
@@ -112,6 +130,21 @@ class Validation {
     }
   }
 
+  void target(const TargetRef& ref, const std::string& policy_ns) {
+    const std::string what = ref.group == "core" ? "/" + ref.kind : ref.group + "/" + ref.kind;
+    constexpr std::array<std::string_view, 4> kKinds = {"/Service", "networking.istio.io/ServiceEntry",
+                                                        "gateway.networking.k8s.io/Gateway",
+                                                        "gateway.networking.k8s.io/GatewayClass"};
+    if (std::find(kKinds.begin(), kKinds.end(), what) == kKinds.end()) {
+      error("spec.targetRefs", got(what, "a Service, ServiceEntry, Gateway or GatewayClass, with its group"));
+    } else if (ref.kind == "GatewayClass" && policy_ns != settings_.root_namespace) {
+      error("spec.targetRefs", "a GatewayClass is only for policies of the root namespace");
+    }
+    if (!is_subdomain(ref.name)) error("spec.targetRefs.name", got(ref.name, "a DNS subdomain"));
+    if (!ref.ns.empty() && ref.ns != policy_ns)
+      error("spec.targetRefs.namespace", got(ref.ns, "the namespace of the policy"));
+  }
+
   void count(const std::string& where, size_t items) {
     if (items > kMaxItems) error(where, fmt::format("got {} items, want at most {}", items, kMaxItems));
   }
@@ -121,6 +154,8 @@ class Validation {
     principals(source.not_principals, where + ".notPrincipals");
     patterns(source.namespaces, where + ".namespaces");
     patterns(source.not_namespaces, where + ".notNamespaces");
+    patterns(source.trust_domains, where + ".trustDomains");
+    patterns(source.not_trust_domains, where + ".notTrustDomains");
     accounts(source.service_accounts, where + ".serviceAccounts");
     accounts(source.not_service_accounts, where + ".notServiceAccounts");
     ranges(source.ip_blocks, where + ".ipBlocks");
@@ -142,7 +177,7 @@ class Validation {
       if (item.key.ends_with(".ip")) ranges(*values, field);
       if (item.key == "destination.port") ports(*values, field);
       if (item.key == "source.principal") principals(*values, field);
-      if (item.key == "source.namespace") patterns(*values, field);
+      if (item.key == "source.namespace" || item.key == "source.trustDomain") patterns(*values, field);
       if (item.key == "source.serviceAccount") accounts(*values, field);
     }
   }

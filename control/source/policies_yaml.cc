@@ -52,9 +52,8 @@ void want_some_field(const NodeReader& reader, const Node& node, const std::stri
 }
 
 model::PolicySource read_source(const NodeReader& reader, const Node& node) {
-  constexpr std::array<const char*, 6> kUndecidable = {"requestPrincipals", "notRequestPrincipals",
-                                                       "remoteIpBlocks",    "notRemoteIpBlocks",
-                                                       "trustDomains",      "notTrustDomains"};
+  constexpr std::array<const char*, 4> kUndecidable = {"requestPrincipals", "notRequestPrincipals",
+                                                       "remoteIpBlocks", "notRemoteIpBlocks"};
   model::PolicySource result;
   if (!reader.only(node, "source",
                    {"principals", "notPrincipals", "namespaces", "notNamespaces", "ipBlocks", "notIpBlocks",
@@ -71,6 +70,8 @@ model::PolicySource read_source(const NodeReader& reader, const Node& node) {
   result.not_service_accounts = reader.strings(node["notServiceAccounts"], "notServiceAccounts");
   result.ip_blocks = reader.strings(node["ipBlocks"], "ipBlocks");
   result.not_ip_blocks = reader.strings(node["notIpBlocks"], "notIpBlocks");
+  result.trust_domains = reader.strings(node["trustDomains"], "trustDomains");
+  result.not_trust_domains = reader.strings(node["notTrustDomains"], "notTrustDomains");
   result.undecidable = present(node, kUndecidable);
   for (const std::string& name : result.undecidable) (void)reader.strings(node[name], name);
   return result;
@@ -122,6 +123,16 @@ model::PolicyRule read_rule(const NodeReader& reader, const Node& node) {
   return result;
 }
 
+model::TargetRef read_target(const NodeReader& reader, const Node& node, const std::string& what) {
+  model::TargetRef result;
+  if (!reader.only(node, what, {"group", "kind", "name", "namespace"})) return result;
+  result.group = reader.text(node["group"], what + ".group");
+  result.kind = reader.text(node["kind"], what + ".kind");
+  result.name = reader.text(node["name"], what + ".name");
+  result.ns = reader.text(node["namespace"], what + ".namespace");
+  return result;
+}
+
 }  // namespace
 
 void read_peer_authentication(const NodeReader& reader, const Node& node, model::Meta meta,
@@ -149,11 +160,20 @@ void read_authorization_policy(const NodeReader& reader, const Node& node, model
   result.meta = std::move(meta);
   const auto dry_run = result.meta.annotations.find("istio.io/dry-run");
   result.dry_run = dry_run != result.meta.annotations.end() && dry_run->second == "true";
+  if (dry_run != result.meta.annotations.end() && !result.dry_run && dry_run->second != "false") {
+    objects.reports.push_back({model::Report::Severity::kWarning,
+                               "AuthorizationPolicy " + result.meta.ns + "/" + result.meta.name,
+                               result.meta.at, "metadata.annotations[istio.io/dry-run]",
+                               "is neither \"true\" nor \"false\": the policy is enforced"});
+  }
   const Node spec = has_spec(reader, node, "AuthorizationPolicy") ? node["spec"] : Node(YAML::NodeType::Map);
   if (!reader.only(spec, "spec", {"selector", "targetRef", "targetRefs", "action", "rules", "provider"}))
     return;
   read_selector(reader, spec, result.selector, result.has_selector);
-  result.has_target_refs = spec["targetRefs"].IsDefined() || spec["targetRef"].IsDefined();
+  for (const Node& item : reader.items(spec["targetRefs"], "spec.targetRefs"))
+    result.target_refs.push_back(read_target(reader, item, "spec.targetRefs"));
+  if (spec["targetRef"].IsDefined())
+    result.target_refs.push_back(read_target(reader, spec["targetRef"], "spec.targetRef"));
   if (spec["action"].IsDefined()) result.action = reader.text(spec["action"], "spec.action");
   constexpr std::array<std::string_view, 4> kActions = {"ALLOW", "DENY", "AUDIT", "CUSTOM"};
   if (std::find(kActions.begin(), kActions.end(), result.action) == kActions.end()) {

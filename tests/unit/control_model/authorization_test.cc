@@ -1,4 +1,5 @@
 #include <gmock/gmock.h>
+#include <google/protobuf/wrappers.pb.h>
 #include <gtest/gtest.h>
 
 #include "unit/control_model/objects_for_test.h"
@@ -189,6 +190,11 @@ std::vector<StricterCase> undecidable_only() {
       {"request principals", from({.undecidable = {"requestPrincipals"}}),
        "rules[0].from[0].source.requestPrincipals"},
       {"a header", when("request.headers[x]", {"y"}), "rules[0].when[0].request.headers[x]"},
+      {"the name of the TLS server", when("connection.sni", {"y"}), "rules[0].when[0].connection.sni"},
+      {"a client behind a proxy", when("remote.ip", {"10.0.0.1"}), "rules[0].when[0].remote.ip"},
+      {"the same as notValues", when("remote.ip", {}, {"10.0.0.1"}), "rules[0].when[0].remote.ip"},
+      {"the same as a source", from({.undecidable = {"notRemoteIpBlocks"}}),
+       "rules[0].from[0].source.notRemoteIpBlocks"},
       {"an address that is none", from({.ip_blocks = {"10.0.0.0/33"}}), "rules[0].from[0].source.ipBlocks"},
       {"a port that is none", when("destination.port", {"70000"}), "rules[0].when[0].destination.port"},
       {"an empty principal, which plaintext would have", from({.principals = {""}}),
@@ -251,17 +257,178 @@ TEST(Stricter, AnUnreadableExceptionOfADenyIsNoException) {
   EXPECT_EQ(match.not_source_ips_size(), 0);
 }
 
-TEST(Unsupported, IsReportedAndNotSent) {
-  AuthorizationPolicy waypoint = policy("ALLOW", {});
-  waypoint.has_target_refs = true;
-  const std::pair<const char*, AuthorizationPolicy> cases[] = {
-      {"action", policy("AUDIT", {})}, {"action", policy("CUSTOM", {})}, {"targetRefs", waypoint}};
-  for (const auto& [field, one] : cases) {
-    const Mesh mesh = translated(one);
-    EXPECT_THAT(mesh.policies, IsEmpty());
-    ASSERT_THAT(mesh.reports, SizeIs(1));
-    EXPECT_EQ(mesh.reports[0].field, field);
-    EXPECT_EQ(mesh.reports[0].severity, Report::Severity::kWarning);
+// The value of an extension; "-": it is not there.
+std::string extension_of(const Authorization& message, std::string_view name) {
+  for (const auto& extension : message.extensions()) {
+    if (extension.name() != name) continue;
+    google::protobuf::StringValue value;
+    return extension.config().UnpackTo(&value) ? value.value() : "";
+  }
+  return "-";
+}
+
+TEST(Stricter, WhatWasReadOtherwiseIsNotedForTheAgents) {
+  const Mesh mesh = translated(policy("DENY", {to({.undecidable = {"methods"}})}));
+  EXPECT_THAT(extension_of(mesh.policies.at("shop/p"), kNotesExtension),
+              HasSubstr("rules[0].to[0].operation.methods: cannot be decided for a TCP connection"));
+  EXPECT_EQ(translated(policy("DENY", {to({.ports = {80}})})).policies.at("shop/p").extensions_size(), 0)
+      << "a policy that says what it means is as any ambient control plane sends it";
+}
+
+TEST(Stricter, NotesAreBounded) {
+  std::vector<PolicyRule> rules(500, to({.undecidable = {"methods"}}));
+  const Mesh mesh = translated(policy("DENY", rules));
+  EXPECT_EQ(mesh.reports.size(), 500u);
+  EXPECT_LT(extension_of(mesh.policies.at("shop/p"), kNotesExtension).size(), 4096u);
+}
+
+TEST(Actions, AuditIsMarkedAndDecidesNowhere) {
+  const Mesh mesh = translated(policy("AUDIT", {to({.ports = {80}, .undecidable = {"methods"}})}));
+  const Authorization& sent = mesh.policies.at("shop/p");
+  EXPECT_EQ(extension_of(sent, kAuditExtension), "");
+  EXPECT_TRUE(sent.dry_run()) << "for agents that do not know the extension";
+  ASSERT_EQ(sent.rules_size(), 1);
+  EXPECT_THAT(sent.rules(0).clauses(0).matches(0).destination_ports(), ElementsAre(80));
+  ASSERT_THAT(mesh.reports, SizeIs(1));
+  EXPECT_THAT(mesh.reports[0].message, HasSubstr("marks more"));
+}
+
+TEST(Actions, CustomDeniesWhatItWouldHaveAskedAbout) {
+  AuthorizationPolicy custom = policy("CUSTOM", {to({.ports = {80}, .undecidable = {"paths"}})});
+  custom.dry_run = true;  // only ALLOW and DENY can be tried
+  const Mesh mesh = translated(custom);
+  const Authorization& sent = mesh.policies.at("shop/p");
+  EXPECT_EQ(sent.action(), istio::security::DENY);
+  EXPECT_FALSE(sent.dry_run());
+  EXPECT_EQ(extension_of(sent, kAuditExtension), "-");
+  EXPECT_THAT(sent.rules(0).clauses(0).matches(0).destination_ports(), ElementsAre(80));
+  ASSERT_THAT(mesh.reports, SizeIs(2));
+  EXPECT_EQ(mesh.reports[0].field, "spec.action");
+  EXPECT_THAT(mesh.reports[0].message, HasSubstr("CUSTOM is not supported"));
+  EXPECT_EQ(translated(policy("CUSTOM", {})).policies.at("shop/p").rules_size(), 0) << "no rule, no match";
+}
+
+// ---- targetRefs ----
+
+Service service(const char* name, Labels selector, uint16_t target, const char* target_name = "") {
+  Service result;
+  result.meta = meta("shop", name);
+  result.selector = std::move(selector);
+  result.ports = {{80, target, target_name}};
+  return result;
+}
+
+struct Shop {
+  explicit Shop(std::vector<TargetRef> refs, const char* ns = "shop") {
+    objects.namespaces = {ambient_namespace("shop"), ambient_namespace("other")};
+    objects.pods = {pod("shop", "a", {{"app", "web"}}), pod("shop", "b", {{"app", "db"}}),
+                    pod("other", "c", {{"app", "web"}})};
+    objects.services = {service("web", {{"app", "web"}}, 8080), service("db", {{"app", "db"}}, 0, "sql"),
+                        service("bare", {}, 80)};
+    objects.authorization_policies.push_back(policy("ALLOW", {}, ns));
+    objects.authorization_policies[0].target_refs = std::move(refs);
+  }
+  Mesh mesh() const { return translate(objects, {}); }
+  ObjectSet objects;
+};
+
+TEST(Targets, APolicyOfAServiceIsNamedByThePodsBehindIt) {
+  const Mesh mesh = Shop({{"", "Service", "web", ""}}).mesh();
+  const Authorization& sent = mesh.policies.at("shop/p");
+  EXPECT_EQ(sent.scope(), istio::security::WORKLOAD_SELECTOR);
+  EXPECT_EQ(extension_of(sent, kTargetsExtension), "service:shop/web.shop.svc.cluster.local");
+  EXPECT_THAT(workload(mesh, "Kubernetes//Pod/shop/a").authorization_policies(), ElementsAre("shop/p"));
+  EXPECT_THAT(workload(mesh, "Kubernetes//Pod/shop/b").authorization_policies(), IsEmpty());
+  EXPECT_THAT(workload(mesh, "Kubernetes//Pod/other/c").authorization_policies(), IsEmpty());
+  EXPECT_THAT(mesh.reports, IsEmpty());
+}
+
+TEST(Targets, APodWithoutThePortOfTheServiceIsNotBehindIt) {
+  Shop shop({{"core", "Service", "db", ""}, {"", "Service", "web", "shop"}});
+  const Mesh without = shop.mesh();
+  EXPECT_THAT(workload(without, "Kubernetes//Pod/shop/b").authorization_policies(), IsEmpty());
+  shop.objects.pods[1].ports = {{"sql", 5432}};
+  const Mesh mesh = shop.mesh();
+  EXPECT_THAT(workload(mesh, "Kubernetes//Pod/shop/b").authorization_policies(), ElementsAre("shop/p"));
+  EXPECT_EQ(extension_of(mesh.policies.at("shop/p"), kTargetsExtension),
+            "service:shop/db.shop.svc.cluster.local,service:shop/web.shop.svc.cluster.local");
+}
+
+TEST(Targets, AServiceThatDoesNotServeIsReported) {
+  for (const char* name : {"nobody", "bare"}) {
+    const Mesh mesh = Shop({{"", "Service", name, ""}}).mesh();
+    ASSERT_THAT(mesh.reports, SizeIs(1)) << name;
+    EXPECT_THAT(mesh.reports[0].message, HasSubstr("binds nobody")) << name;
+    EXPECT_THAT(workload(mesh, "Kubernetes//Pod/shop/a").authorization_policies(), IsEmpty()) << name;
+  }
+}
+
+TEST(Targets, AGatewayIsTakenForEveryPodThatCouldBeBehindIt) {
+  struct Case {
+    const char* sentence;
+    std::vector<TargetRef> refs;
+    const char* ns;
+    istio::security::Scope scope;
+  };
+  const char* const group = "gateway.networking.k8s.io";
+  const Case cases[] = {
+      {"a gateway", {{group, "Gateway", "waypoint", ""}}, "shop", istio::security::NAMESPACE},
+      {"beside a Service",
+       {{"", "Service", "web", ""}, {group, "Gateway", "waypoint", ""}},
+       "shop",
+       istio::security::NAMESPACE},
+      {"one of the root namespace is not the mesh's",
+       {{group, "Gateway", "waypoint", ""}},
+       "istio-system",
+       istio::security::NAMESPACE},
+      {"a class", {{group, "GatewayClass", "istio-waypoint", ""}}, "istio-system", istio::security::GLOBAL},
+  };
+  for (const Case& c : cases) {
+    const Mesh mesh = Shop(c.refs, c.ns).mesh();
+    const Authorization& sent = mesh.policies.at(std::string(c.ns) + "/p");
+    EXPECT_EQ(sent.scope(), c.scope) << c.sentence;
+    EXPECT_EQ(extension_of(sent, kTargetsExtension), "gateway") << c.sentence;
+    ASSERT_THAT(mesh.reports, SizeIs(1)) << c.sentence;
+    EXPECT_THAT(mesh.reports[0].message, HasSubstr("taken for one of every pod")) << c.sentence;
+    EXPECT_THAT(workload(mesh, "Kubernetes//Pod/shop/a").authorization_policies(), IsEmpty()) << c.sentence;
+  }
+}
+
+TEST(Targets, WhatLeavesTheMeshIsAnError) {
+  const Mesh mesh = Shop({{"networking.istio.io", "ServiceEntry", "far", ""}}).mesh();
+  EXPECT_THAT(mesh.policies, IsEmpty());
+  ASSERT_THAT(mesh.reports, SizeIs(1));
+  EXPECT_EQ(mesh.reports[0].severity, Report::Severity::kError);
+  EXPECT_EQ(mesh.reports[0].field, "spec.targetRefs[0]");
+}
+
+// ---- trust domains ----
+
+TEST(TrustDomains, AreWhatAPrincipalBeginsWith) {
+  const Mesh mesh = translated(
+      policy("DENY", {from({.trust_domains = {"a.example", "b.*", "*"}, .not_trust_domains = {"c.example"}}),
+                      when("source.trustDomain", {"d.example"}, {"e.*"})}));
+  const Authorization& sent = mesh.policies.at("shop/p");
+  const Match& source = sent.rules(0).clauses(0).matches(0);
+  EXPECT_EQ(source.principals(0).prefix(), "a.example/");
+  EXPECT_EQ(source.principals(1).prefix(), "b.");
+  EXPECT_TRUE(source.principals(2).has_presence());
+  EXPECT_EQ(source.not_principals(0).prefix(), "c.example/");
+  const Match& condition = sent.rules(1).clauses(0).matches(0);
+  EXPECT_EQ(condition.principals(0).prefix(), "d.example/");
+  EXPECT_EQ(condition.not_principals(0).prefix(), "e.");
+  EXPECT_THAT(mesh.reports, IsEmpty());
+}
+
+TEST(TrustDomains, WhatCannotBeAskedForIsReadStrictly) {
+  const PolicyRule rules[] = {from({.trust_domains = {"*.example"}}),
+                              from({.principals = {"a.example/ns/x/sa/y"}, .trust_domains = {"a.example"}}),
+                              when("source.trustDomain", {"*.example"})};
+  for (const PolicyRule& rule : rules) {
+    EXPECT_EQ(translated(policy("ALLOW", {rule})).policies.at("shop/p").rules_size(), 0);
+    const Mesh mesh = translated(policy("DENY", {rule}));
+    EXPECT_EQ(mesh.policies.at("shop/p").rules_size(), 1);
+    EXPECT_THAT(mesh.reports, SizeIs(1));
   }
 }
 

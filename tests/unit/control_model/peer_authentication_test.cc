@@ -68,9 +68,41 @@ TEST(PeerAuthentication, NarrowerLevelsOverrideWiderOnes) {
        {peer("istio-system", "m", M::kStrict), peer("shop", "n", M::kUnset),
         peer("shop", "w", M::kUnset, web)},
        true},
-      {"DISABLE is read as PERMISSIVE",
+      {"DISABLE is ignored: the mesh's holds",
        {peer("istio-system", "m", M::kStrict), peer("shop", "n", M::kDisable)},
+       true},
+      {"DISABLE of the workload is ignored: the namespace's holds",
+       {peer("shop", "n", M::kStrict), peer("shop", "w", M::kDisable, web)},
+       true},
+      {"DISABLE is ignored: it does not hide what the namespace loosened",
+       {peer("istio-system", "m", M::kStrict), peer("shop", "n", M::kPermissive),
+        peer("shop", "w", M::kDisable, web)},
        false},
+      {"DISABLE for the mesh: nothing is said, permissive", {peer("istio-system", "m", M::kDisable)}, false},
+      {"UNSET for the mesh: permissive", {peer("istio-system", "m", M::kUnset)}, false},
+      {"the namespace tightens a permissive mesh",
+       {peer("istio-system", "m", M::kPermissive), peer("shop", "n", M::kStrict)},
+       true},
+      {"the workload loosens the mesh past the namespace",
+       {peer("istio-system", "m", M::kStrict), peer("shop", "n", M::kStrict),
+        peer("shop", "w", M::kPermissive, web)},
+       false},
+      {"the oldest wins even if it says UNSET",
+       {peer("shop", "a", M::kUnset, {}, "2026-01-01T00:00:01Z"),
+        peer("shop", "b", M::kStrict, {}, "2026-01-01T00:00:02Z")},
+       false},
+      {"the oldest of two that select the workload wins",
+       {peer("shop", "b", M::kStrict, web, "2026-01-01T00:00:01Z"),
+        peer("shop", "a", M::kPermissive, web, "2026-01-01T00:00:02Z")},
+       true},
+      {"an older one of another level does not count",
+       {peer("istio-system", "m", M::kStrict, {}, "2020-01-01T00:00:00Z"),
+        peer("shop", "n", M::kPermissive, {}, "2026-01-01T00:00:00Z")},
+       false},
+      {"of the same age the name decides",
+       {peer("shop", "b", M::kPermissive, {}, "2026-01-01T00:00:01Z"),
+        peer("shop", "a", M::kStrict, {}, "2026-01-01T00:00:01Z")},
+       true},
       {"a selector in the root namespace is not for the mesh",
        {peer("istio-system", "m", M::kStrict, web)},
        false},
@@ -120,11 +152,13 @@ TEST(PeerAuthentication, PortsOverrideTheWorkload) {
   const Case cases[] = {
       {"strict but for two ports",
        M::kStrict,
-       {{81, M::kPermissive}, {82, M::kDisable}},
+       {{81, M::kPermissive}, {82, M::kPermissive}},
        true,
        {},
        {81, 82},
        false},
+      {"DISABLE of a port is ignored", M::kStrict, {{81, M::kDisable}}, false, {}, {}, true},
+      {"DISABLE of the workload, strict for a port", M::kDisable, {{81, M::kStrict}}, true, {81}, {}, false},
       {"permissive but for a port", M::kPermissive, {{81, M::kStrict}}, true, {81}, {}, false},
       {"a port that says the same", M::kStrict, {{81, M::kStrict}}, false, {}, {}, true},
       {"a port that inherits", M::kPermissive, {{81, M::kUnset}}, false, {}, {}, false},
@@ -156,6 +190,38 @@ TEST(PeerAuthentication, PortsRefineAModeInheritedFromTheMesh) {
   const Mesh mesh = translated({peer("istio-system", "m", MtlsMode::kStrict), ports});
   EXPECT_THAT(policies_of_web(mesh), ElementsAre("shop/converted_peer_authentication_w"));
   EXPECT_FALSE(mesh.policies.contains(kStrict)) << "it would close the port again";
+}
+
+TEST(PeerAuthentication, WhatIsNotInForceIsReported) {
+  using M = MtlsMode;
+  const Labels web = {{"app", "web"}};
+  const char* const old = "2026-01-01T00:00:01Z";
+  PeerAuthentication ports = peer("shop", "w", M::kDisable, web, old);
+  ports.ports = {{81, M::kDisable}, {82, M::kStrict}};
+  struct Case {
+    const char* sentence;
+    std::vector<PeerAuthentication> peers;
+    std::vector<std::string> wanted;  // "object: field"
+  };
+  const Case cases[] = {
+      {"nothing to say", {peer("shop", "n", M::kStrict), peer("shop", "w", M::kUnset, web)}, {}},
+      {"DISABLE", {ports}, {"shop/w: spec.mtls.mode", "shop/w: spec.portLevelMtls[81]"}},
+      {"two for a namespace", {peer("shop", "n", M::kStrict), peer("shop", "o", M::kStrict)}, {"shop/o: "}},
+      {"two for a pod",
+       {peer("shop", "n", M::kStrict, web), peer("shop", "a", M::kStrict, web, old)},
+       {"shop/n: "}},
+      {"two that no pod has in common",
+       {peer("shop", "n", M::kStrict, web), peer("shop", "o", M::kStrict, {{"app", "db"}})},
+       {}},
+  };
+  for (const Case& c : cases) {
+    std::vector<std::string> reported;
+    for (const Report& report : translated(c.peers).reports) {
+      reported.push_back(report.object.substr(sizeof("PeerAuthentication")) + ": " + report.field);
+      EXPECT_EQ(report.severity, Report::Severity::kWarning);
+    }
+    EXPECT_EQ(reported, c.wanted) << c.sentence;
+  }
 }
 
 TEST(PeerAuthentication, IsNotForPodsOutsideTheMesh) {

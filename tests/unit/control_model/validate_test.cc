@@ -41,11 +41,27 @@ ObjectSet with_pod(const std::function<void(Pod&)>& change) {
   return objects;
 }
 
+ObjectSet with_target(TargetRef ref) {
+  ObjectSet objects;
+  objects.authorization_policies.push_back({});
+  objects.authorization_policies[0].meta = meta("shop", "p");
+  objects.authorization_policies[0].target_refs = {std::move(ref)};
+  return objects;
+}
+ObjectSet aged(const char* created) {
+  ObjectSet objects;
+  objects.peer_authentications.push_back({});
+  objects.peer_authentications[0].meta = meta("shop", "p");
+  objects.peer_authentications[0].meta.created = created;
+  return objects;
+}
+
 TEST(Validate, RefusesWhatWouldNotMeanWhatItsAuthorMeant) {
   ObjectSet twice = with_pod([](Pod&) {});
   twice.pods.push_back(twice.pods[0]);
   ObjectSet both = with_source({.namespaces = {"a"}});
-  both.authorization_policies[0].has_selector = both.authorization_policies[0].has_target_refs = true;
+  both.authorization_policies[0].has_selector = true;
+  both.authorization_policies[0].target_refs = {{"", "Service", "s", ""}};
   ObjectSet ports;
   ports.peer_authentications.push_back({});
   ports.peer_authentications[0].meta = meta("shop", "p");
@@ -65,6 +81,21 @@ TEST(Validate, RefusesWhatWouldNotMeanWhatItsAuthorMeant) {
       {"an object that is there twice", twice, "is there twice, first at test.yaml:7"},
       {"ports without a selector", ports, "spec.portLevelMtls"},
       {"selector and targetRefs", both, "both selector and targetRefs"},
+      {"a target of an unknown kind", with_target({"", "Deployment", "a", ""}), "got '/Deployment'"},
+      {"a target without its group", with_target({"", "Gateway", "a", ""}), "got '/Gateway'"},
+      {"a target without a name", with_target({"", "Service", "", ""}), "targetRefs.name: got ''"},
+      {"a target elsewhere", with_target({"", "Service", "a", "other"}), "namespace: got 'other'"},
+      {"a class outside the root namespace",
+       with_target({"gateway.networking.k8s.io", "GatewayClass", "a", ""}), "only for policies of the root"},
+      {"too many targets",
+       [] {
+         ObjectSet objects = with_target({"", "Service", "a", ""});
+         objects.authorization_policies[0].target_refs.resize(17, {"", "Service", "a", ""});
+         return objects;
+       }(),
+       "got 17 items, want at most 16"},
+      {"an age that does not sort", aged("2026-01-31T12:00:00+02:00"), "creationTimestamp: got"},
+      {"a trust domain with two stars", with_source({.trust_domains = {"*a*"}}), "trustDomains: got '*a*'"},
       {"an empty principal", with_source({.principals = {""}}), "rules[0].from[0].source.principals: got ''"},
       {"two stars", with_source({.namespaces = {"*a*"}}), "source.namespaces: got '*a*'"},
       {"a star in the middle", with_source({.not_principals = {"a*b"}}), "notPrincipals: got 'a*b'"},
@@ -109,6 +140,11 @@ TEST(Validate, AcceptsWhatIsRight) {
   objects.pods = {pod("shop", "a"), pod("other", "a")};
   objects.namespaces = {testing::ambient_namespace("shop")};
   EXPECT_THAT(validate(objects, {}), IsEmpty());
+  EXPECT_THAT(validate(aged("2026-01-31T12:00:00Z"), {}), IsEmpty());
+  for (const char* group : {"", "core"}) {
+    EXPECT_THAT(validate(with_target({group, "Service", "a", "shop"}), {}), IsEmpty());
+  }
+  EXPECT_THAT(validate(with_target({"gateway.networking.k8s.io", "Gateway", "a", ""}), {}), IsEmpty());
   for (const char* key : {"request.headers[x-y]", "request.auth.claims[a][b]", "remote.ip", "connection.sni",
                           "source.serviceAccount"}) {
     EXPECT_THAT(validate(with_condition(key, {key == std::string("remote.ip") ? "10.0.0.1" : "a/b"}), {}),

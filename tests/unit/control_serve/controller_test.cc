@@ -139,7 +139,7 @@ TEST_F(ControllerTest, AppliesRefusesAndRecovers) {
 
 TEST_F(ControllerTest, ReportsAreStructured) {
   write("manifests/a.yaml",
-        "kind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {action: AUDIT}\n---\nkind: "
+        "kind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {action: CUSTOM}\n---\nkind: "
         "Gateway\nmetadata: {name: g}\n");
   start();
   const json status = status_when([](const json& s) { return s["version"] == 1; });
@@ -147,7 +147,7 @@ TEST_F(ControllerTest, ReportsAreStructured) {
   ASSERT_EQ(status["reports"].size(), 2u);
   EXPECT_EQ(status["reports"][0]["severity"], "info");
   EXPECT_EQ(status["reports"][1]["object"], "AuthorizationPolicy shop/p");
-  EXPECT_EQ(status["reports"][1]["field"], "action");
+  EXPECT_EQ(status["reports"][1]["field"], "spec.action");
   EXPECT_EQ(status["reports"][1]["line"], 1);
   EXPECT_EQ(status["problems"].size(), 1u) << "what is merely worth knowing is no problem";
 }

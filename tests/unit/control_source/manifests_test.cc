@@ -213,6 +213,42 @@ status: {conditions: []}
   EXPECT_THAT(rule.when[0].not_values, ElementsAre("10.0.0.2"));
 }
 
+TEST(Manifests, TargetsOfAnAuthorizationPolicy) {
+  const Read result = read(R"(kind: AuthorizationPolicy
+metadata: {name: p}
+spec:
+  targetRefs:
+  - {kind: Service, name: web}
+  - {group: gateway.networking.k8s.io, kind: Gateway, name: waypoint, namespace: default}
+  targetRef: {group: "", kind: Service, name: old}
+  rules: [{from: [{source: {trustDomains: [a.example], notTrustDomains: [b.example]}}]}]
+)");
+  ASSERT_EQ(result.errors, "");
+  const auto& policy = result.objects.authorization_policies[0];
+  ASSERT_THAT(policy.target_refs, SizeIs(3));
+  EXPECT_EQ(policy.target_refs[0].kind, "Service");
+  EXPECT_EQ(policy.target_refs[0].group, "");
+  EXPECT_EQ(policy.target_refs[1].group, "gateway.networking.k8s.io");
+  EXPECT_EQ(policy.target_refs[1].ns, "default");
+  EXPECT_EQ(policy.target_refs[2].name, "old");
+  EXPECT_FALSE(policy.has_selector);
+  EXPECT_THAT(policy.rules[0].from[0].trust_domains, ElementsAre("a.example"));
+  EXPECT_THAT(policy.rules[0].from[0].not_trust_domains, ElementsAre("b.example"));
+  EXPECT_THAT(policy.rules[0].from[0].undecidable, IsEmpty());
+}
+
+TEST(Manifests, DryRunIsTheWordTrueAndNothingElse) {
+  for (const auto& [value, dry_run, reports] :
+       {std::tuple("true", true, 0u), {"false", false, 0u}, {"True", false, 1u}, {"yes", false, 1u}}) {
+    const Read result = read(
+        std::string("kind: AuthorizationPolicy\nmetadata: {name: p, annotations: {istio.io/dry-run: \"") +
+        value + "\"}}\n");
+    ASSERT_EQ(result.errors, "") << value;
+    EXPECT_EQ(result.objects.authorization_policies[0].dry_run, dry_run) << value;
+    EXPECT_EQ(result.objects.reports.size(), reports) << value;
+  }
+}
+
 // ---- errors ----
 
 struct ErrorCase {
@@ -288,6 +324,11 @@ TEST(ManifestErrors, PoliciesAreStrict) {
        "principals: got a mapping, want a string"},
       {"a port of a range", "  rules:\n  - to:\n    - operation: {ports: [80-90]}\n", 6,
        "ports: got '80-90'"},
+      {"an unknown field of a target", "  targetRefs: [{kind: Service, name: a, sectionName: b}]\n", 4,
+       "spec.targetRefs: unknown field 'sectionName'"},
+      {"an empty list of targets, which would mean the namespace", "  targetRefs: []\n", 4,
+       "spec.targetRefs: got an empty list"},
+      {"a target of a wrong shape", "  targetRef: [a]\n", 4, "spec.targetRef: got"},
       {"an action in lower case", "  action: deny\n", 4, "spec.action: got 'deny', want ALLOW, DENY"},
       {"a condition of a wrong field", "  rules:\n  - when:\n    - {key: a, value: [b]}\n", 6,
        "when: unknown field 'value'"},
