@@ -315,9 +315,10 @@ class PolicyTranslation {
 bool targets(const std::vector<TargetRef>& refs, const Pod& pod, const Index& index) {
   const auto& services = Index::of(index.services, pod.meta.ns);
   return std::any_of(services.begin(), services.end(), [&](const Service* service) {
-    return is_behind(pod, *service) && std::any_of(refs.begin(), refs.end(), [&](const TargetRef& ref) {
-             return ref.kind == "Service" && ref.name == service->meta.name;
-           });
+    const bool named = std::any_of(refs.begin(), refs.end(), [&](const TargetRef& ref) {
+      return ref.kind == "Service" && ref.name == service->meta.name;
+    });
+    return named && is_behind(pod, *service);
   });
 }
 

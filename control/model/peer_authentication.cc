@@ -83,7 +83,11 @@ void report_disabled(const PeerAuthentication& peer, Mesh& mesh) {
 
 void report_peer_authentications(const ObjectSet& objects, const Index& index, const MeshSettings& settings,
                                  Mesh& mesh) {
-  for (const PeerAuthentication& peer : objects.peer_authentications) report_disabled(peer, mesh);
+  for (const PeerAuthentication& peer : objects.peer_authentications) {
+    report_disabled(peer, mesh);
+    if (peer.has_selector && peer.meta.ns == settings.root_namespace)
+      report(peer, "spec.selector", "selects pods of the root namespace only, not of the mesh", mesh);
+  }
   // Who is overruled by an older one, and by which.
   std::map<const PeerAuthentication*, const PeerAuthentication*> overruled;
   for (const auto& [ns, peers] : index.peer_authentications) {

@@ -467,6 +467,15 @@ def test_stricter_reading_is_reported(bed):
             assert message in command(bed, "node2", "policy", "list")[1]
 
 
+def test_services_are_listed(bed):
+    status, rows, _ = command(bed, "node1", "-o", "json", "service", "list")
+    far = next(row for row in json.loads(rows) if row["namespace"] == "back" and row["name"] == "far")
+    assert status == 0 and far["hostname"] == "far.back.svc.cluster.local" and bed.ip("svc/back/far") in far["addresses"]
+    assert [port["servicePort"] for port in far["ports"]] == [80, 99, 7000]
+    assert [endpoint["workload"] for endpoint in far["endpoints"]] == ["back/api-1"]
+    assert "back/far" in command(bed, "node1", "service", "list")[1]
+
+
 def test_list_counts_the_pods_here(bed):
     with bed.applied(authorization("DENY", "[]", selector="{app: api}"), RULES):
         eventually(lambda: any(row["name"] == "rules" for row in bed.proxy("node1", "policies")))
@@ -527,6 +536,24 @@ def test_strict_cuts_plaintext_that_is_open(bed):
         with bed.applied(peer_authentication("STRICT"), MODE):
             eventually(lambda: not works(plain), 10, "plaintext lives on under STRICT")
             assert works(meshed)
+
+
+def test_a_policy_of_a_service_cuts_what_it_forbids(bed):
+    with open_connection(bed, "front/other") as cut, open_connection(bed, "front/other", port=8084) as kept:
+        with bed.applied(authorization("ALLOW", f'[{{from: [{{source: {{principals: ["{WEB}"]}}}}]}}]', targets="[{kind: Service, name: far}]"), RULES):
+            eventually(lambda: not works(cut), 10, "it lives on")
+            assert works(kept), "the Service has no such port"
+
+
+@pytest.mark.parametrize("action, dry_run", [("AUDIT", None), ("DENY", "true")])
+def test_what_does_not_decide_cuts_nobody(bed, action, dry_run):
+    before = bed.counters()["cut_by_policy"]
+    with open_connection(bed, "front/web") as hand:
+        with bed.applied(authorization(action, "[{}]", dry_run=dry_run), RULES):
+            eventually(lambda: any(row["name"] == "rules" for row in bed.proxy("node2", "policies")))
+            settles(bed, EVERYBODY)
+            assert works(hand)
+    assert bed.counters()["cut_by_policy"] == before
 
 
 def test_a_change_that_concerns_others_cuts_nobody(bed):

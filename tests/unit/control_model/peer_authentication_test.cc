@@ -206,6 +206,9 @@ TEST(PeerAuthentication, WhatIsNotInForceIsReported) {
   const Case cases[] = {
       {"nothing to say", {peer("shop", "n", M::kStrict), peer("shop", "w", M::kUnset, web)}, {}},
       {"DISABLE", {ports}, {"shop/w: spec.mtls.mode", "shop/w: spec.portLevelMtls[81]"}},
+      {"a selector that looks as if it were for the mesh",
+       {peer("istio-system", "m", M::kStrict, web)},
+       {"istio-system/m: spec.selector"}},
       {"two for a namespace", {peer("shop", "n", M::kStrict), peer("shop", "o", M::kStrict)}, {"shop/o: "}},
       {"two for a pod",
        {peer("shop", "n", M::kStrict, web), peer("shop", "a", M::kStrict, web, old)},
