@@ -487,9 +487,9 @@ def test_list_counts_the_pods_here(bed):
 def test_authz_check_says_what_it_cannot_answer(bed):
     """Neither 0 nor 1: those are verdicts."""
     for words in (["--to", "back/nobody", "--port", "80"], ["--to", "back/api", "--port", "81"], ["--to", "back/api", "--port", "0"],
-                  ["--to", "api", "--port", "80"], ["--to", "back/api"]):
+                  ["--to", "api", "--port", "80"], ["--to", "back/api"], ["--to", b"back/\xff", "--port", "80"]):
         status, _, errors = command(bed, "node2", "authz", "check", "--from", "front/web", *words)
-        assert status == 2 and errors, (words, errors)
+        assert status == 2 and "Try: fairlead" in errors, (words, errors)
     assert command(bed, "node2", "authz", "check", "--to", "back/api", "--port", "80")[0] == 2, "no source"
     assert command(bed, "nowhere", "authz", "check", "--from", "front/web", "--to", "back/api", "--port", "80")[0] == 3
 

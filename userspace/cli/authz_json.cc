@@ -103,9 +103,15 @@ int run_authz_check(const Options& options) {
   json question = json::object();
   if (const int wrong = read_question(options.arguments, question); wrong != kOk) return wrong;
   int status = kOk;
-  const auto rows = ask(options, Socket::kProxy, "authz " + question.dump(), status);
+  // Words of a command line need not be UTF-8.
+  const std::string text = question.dump(-1, ' ', false, json::error_handler_t::replace);
+  const auto rows = ask(options, Socket::kProxy, "authz " + text, status);
   // 1 is "denied": what cannot be answered is not to be taken for it.
-  if (!rows) return status == kFailure ? kUsage : status;
+  if (!rows && status == kFailure) {
+    std::fputs("  Try: fairlead service list; fairlead workload list; fairlead policy list\n", stderr);
+    return kUsage;
+  }
+  if (!rows) return status;
   print_list(options, *rows,
              {{"VERDICT", [](const json& row) { return verdict(row); }},
               column("SOURCE", "source"),

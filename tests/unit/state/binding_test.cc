@@ -122,6 +122,33 @@ SnapshotPtr among(size_t others) {
   return builder.build();
 }
 
+// By namespace, by name and for the mesh; and no longer once it has moved or is gone.
+TEST(Binding, AChangedPolicyReachesWhomItIsFor) {
+  SnapshotBuilder builder;
+  auto a = workload("a", "10.0.0.1");
+  a.mutable_workload()->add_authorization_policies("other/named");
+  ASSERT_TRUE(builder.set_address("a", a));
+  const auto count = [&] { return builder.build()->workload(ip("10.0.0.1"))->policies.size(); };
+  EXPECT_EQ(count(), 0u);
+  ASSERT_TRUE(builder.set_policy("ns/whole", deny_all("whole", istio::security::NAMESPACE)));
+  EXPECT_EQ(count(), 1u);
+  ASSERT_TRUE(builder.set_policy("other/named", deny_all("named", istio::security::WORKLOAD_SELECTOR)));
+  EXPECT_EQ(count(), 2u);
+  ASSERT_TRUE(builder.set_policy("ns/mesh", deny_all("mesh", istio::security::GLOBAL)));
+  EXPECT_EQ(count(), 3u);
+  builder.remove_policy("ns/mesh");
+  builder.remove_policy("ns/whole");
+  EXPECT_EQ(count(), 1u);
+  a.mutable_workload()->set_namespace_("moved");
+  a.mutable_workload()->clear_authorization_policies();
+  ASSERT_TRUE(builder.set_address("a", a));
+  ASSERT_TRUE(builder.set_policy("ns/whole", deny_all("whole", istio::security::NAMESPACE)));
+  EXPECT_EQ(count(), 0u);
+  builder.remove_address("a");
+  ASSERT_TRUE(builder.set_policy("other/named", deny_all("named", istio::security::NAMESPACE)));
+  EXPECT_EQ(builder.build()->workload(ip("10.0.0.1")), nullptr);
+}
+
 double nanoseconds_per_decision(const Snapshot& snapshot) {
   constexpr int kDecisions = 1000;  // short, so that some rounds run undisturbed
   static const SpiffeId kSource{"cluster.local", "front", "web"};
