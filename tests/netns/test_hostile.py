@@ -160,6 +160,7 @@ def test_a_hostile_peer_is_ended(bed, steady, hostile, what):
     peer.until_over(30)
     assert peer.goaways and peer.goaways[-1][1] == code, (peer.goaways, peer.ended)
     assert peer.ended != "close_notify"
+    peer.close("cut")
     after = eventually(lambda: (now := bed.counters("node2"))["tunnels_failed"] > before["tunnels_failed"] and now)
     ended_by = {name: after[name] - before[name] for name in after if name.startswith("peer_") and after[name] != before[name]}
     ended_by.pop("peer_broken_stream", None)
