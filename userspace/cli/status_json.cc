@@ -20,6 +20,13 @@ void counters(const json& values) {
   }
 }
 
+void locked_in(const json& locked) {
+  const int landlock = locked.value("landlock", 0);
+  line("locked in", fmt::format("seccomp {}, landlock {}, keys {}", cell(locked.value("seccomp", "")),
+                                landlock == 0 ? std::string("ABSENT") : fmt::format("version {}", landlock),
+                                locked.value("keysLocked", false) ? "locked" : "NOT LOCKED"));
+}
+
 }  // namespace
 
 int run_status(const Options& options) {
@@ -37,12 +44,7 @@ int run_status(const Options& options) {
                              duration(keeper->value("uptimeSeconds", int64_t{0}) * 1000),
                              cell(keeper->value("version", "")), keeper->value("pods", 0)));
   if (!proxy) return proxy_status;
-  const json& locked = proxy->at("lockedIn");
-  line("locked in",
-       fmt::format("seccomp {}, landlock {}, keys {}", cell(locked.value("seccomp", "")),
-                   locked.value("landlock", 0) == 0 ? std::string("ABSENT")
-                                                    : fmt::format("version {}", locked.value("landlock", 0)),
-                   locked.value("keysLocked", false) ? "locked" : "NOT LOCKED"));
+  if (proxy->contains("lockedIn")) locked_in(proxy->at("lockedIn"));  // an older agent does not tell
   const json& controller = proxy->at("controller");
   line("proxy",
        fmt::format("pid {}, up {}, {} workers, {}, restarted {} times", proxy->value("pid", 0),
