@@ -34,7 +34,7 @@ void discovery(Bytes input) {
     if (!workload->addresses.empty()) facts.source_ip = facts.destination_ip = workload->addresses.front();
     const policy::Decision decision = policy::evaluate(workload->policies, facts);
     promise(!decision.reason.empty(), "a decision has its reason");
-    for (const auto& policy : workload->policies) promise(policy != nullptr, "policies are bound");
+    for (const auto& bound : workload->policies) promise(bound.policy != nullptr, "policies are bound");
   }
   (void)snapshot->destinations();
 }

@@ -50,6 +50,7 @@ struct Peer final : hbone::ConnectionHandler {
     return &stream->second;
   }
   void on_goaway(ErrorCode) override {}
+  void on_fault(hbone::Fault) override {}
   void on_output() override {}
   void on_stream_closed(StreamId) override {}
 

@@ -139,7 +139,7 @@ TEST(Reports, StatusIsStable) {
 TEST(Reports, ListsAreStable) {
   expect_document("proxy-workloads", json::parse(workloads_json(*mesh())));
   expect_document("proxy-services", json::parse(services_json(*mesh())));
-  expect_document("proxy-policies", json::parse(policies_json(*mesh())));
+  expect_document("proxy-policies", json::parse(policies_json(*mesh(), "node2")));
   expect_document("proxy-decisions", json::parse(decisions_json({report()})));
 }
 
