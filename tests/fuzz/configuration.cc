@@ -45,6 +45,7 @@ void manifests(Bytes input) {
   source::read_manifests("input.yaml", std::string(text_of(input)), objects, errors);
   (void)model::validate(objects, {});
   const model::Mesh mesh = model::translate(objects, {});
+  if (!errors.empty()) return;  // the source refuses the whole set
   for (const auto& [name, policy] : mesh.policies) promise(!policy.name().empty(), "a policy has its name");
 }
 
