@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "control/source/documents_yaml.h"
+#include "base/documents_yaml.h"
 #include "control/source/node_yaml.h"
 #include "control/source/source.h"
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "base/documents_yaml.h"
 #include "base/file.h"
 #include "base/net_types.h"
 
@@ -35,7 +36,7 @@ Result<void> YamlReader::read(const std::string& path, const Fields& fields) {
   FL_TRY_ASSIGN(const std::string content, read_file(path));
   YamlReader reader(path);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(content);
+    const std::vector<YAML::Node> documents = load_documents(content);
     reader.apply(documents.empty() ? YAML::Node() : documents[0], fields, "");
     if (documents.size() > 1) reader.error(documents[1], "want one document, there is another");
   } catch (const YAML::Exception& broken) {

@@ -103,5 +103,13 @@ TEST_F(Config, BrokenYamlNamesItsLine) {
   EXPECT_NE(config.error().text().find(path + ":"), std::string::npos);
 }
 
+TEST_F(Config, ATokenThatBeginsNoDocumentIsAnError) {  // the library would make empty documents of it for ever
+  for (const char* text : {",\n", "]", "node: n1\n---\n,\n"}) {
+    const auto config = load(text);
+    ASSERT_FALSE(config) << text;
+    EXPECT_EQ(config.error().text().find(path + ":"), 0u) << config.error().text();
+  }
+}
+
 }  // namespace
 }  // namespace fairlead::agent

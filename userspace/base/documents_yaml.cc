@@ -1,10 +1,10 @@
-#include "control/source/documents_yaml.h"
+#include "base/documents_yaml.h"
 
 #include <yaml-cpp/eventhandler.h>
 
 #include <sstream>
 
-namespace fairlead::source {
+namespace fairlead {
 namespace {
 
 // Takes note of where documents begin, and of nothing else.
@@ -43,4 +43,4 @@ std::vector<YAML::Node> load_documents(const std::string& content) {
   return YAML::LoadAll(content);
 }
 
-}  // namespace fairlead::source
+}  // namespace fairlead

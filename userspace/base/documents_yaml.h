@@ -1,4 +1,4 @@
-// The documents of a YAML stream, for content that nobody vouches for. Private to the folder. Thread: any.
+// The documents of a YAML stream, for content that nobody vouches for. Thread: any.
 #pragma once
 
 #include <yaml-cpp/yaml.h>
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace fairlead::source {
+namespace fairlead {
 
 constexpr size_t kMaxDocuments = 20000;  // in one file
 
@@ -14,4 +14,4 @@ constexpr size_t kMaxDocuments = 20000;  // in one file
 // finds out. Throws YAML::Exception like it.
 std::vector<YAML::Node> load_documents(const std::string& content);
 
-}  // namespace fairlead::source
+}  // namespace fairlead
