@@ -65,18 +65,17 @@ void Connection::Impl::touched() {
   if (!dead) handler.on_output();
 }
 
-void BlockedQueue::push(const Stream& stream) noexcept {
+void BlockedQueue::push(Stream& stream) noexcept {
   if (stream.blocked) return;
-  auto* node = const_cast<Stream*>(&stream);
-  node->blocked = true;
-  node->previous_blocked = last_;
-  node->next_blocked = nullptr;
-  (last_ != nullptr ? last_->next_blocked : first_) = node;
-  last_ = node;
+  stream.blocked = true;
+  stream.previous_blocked = last_;
+  stream.next_blocked = nullptr;
+  (last_ != nullptr ? last_->next_blocked : first_) = &stream;
+  last_ = &stream;
   ++size_;
 }
 
-void BlockedQueue::remove(const Stream& stream) noexcept {
+void BlockedQueue::remove(Stream& stream) noexcept {
   if (!stream.blocked) return;
   stream.blocked = false;
   (stream.previous_blocked != nullptr ? stream.previous_blocked->next_blocked : first_) = stream.next_blocked;
@@ -176,12 +175,13 @@ Result<void> Connection::Impl::owe_reset(Fault cause, int resets) {
 }
 
 void Connection::Impl::reset_all(ErrorCode code) {
-  while (!streams.empty()) {
-    const StreamId id = streams.begin()->first;
-    StreamHandler* stream_handler = take_out(id);
-    if (stream_handler != nullptr) stream_handler->on_reset(code);
-    handler.on_stream_closed(id);
-  }
+  while (!streams.empty()) lose(streams.begin()->first, code);
+}
+
+void Connection::Impl::lose(StreamId id, ErrorCode code) {
+  StreamHandler* stream_handler = take_out(id);
+  if (stream_handler != nullptr) stream_handler->on_reset(code);
+  handler.on_stream_closed(id);
 }
 
 void Connection::Impl::send_goaway(StreamId last, ErrorCode code, std::string_view why) {
@@ -268,7 +268,7 @@ size_t Connection::Impl::writable(const Stream& stream) const noexcept {
 }
 
 size_t Connection::writable(StreamId id) const noexcept {
-  const Stream* stream = impl_->find(id);
+  Stream* stream = impl_->find(id);
   if (stream == nullptr) return 0;
   const size_t room = impl_->writable(*stream);
   if (room == 0 && !stream->local_closed) impl_->blocked.push(*stream);

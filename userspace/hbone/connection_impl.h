@@ -20,11 +20,11 @@ struct Stream {
   uint64_t moved = 0;           // payload, both directions
   bool local_closed = false;
   bool remote_closed = false;
-  bool opened = false;           // server: 200 was sent; client: HEADERS were sent
-  bool answered = false;         // client: HEADERS came back
-  mutable bool blocked = false;  // writable() said 0: it wants on_writable(), and is in the queue for it
-  mutable Stream* next_blocked = nullptr;
-  mutable Stream* previous_blocked = nullptr;
+  bool opened = false;    // server: 200 was sent; client: HEADERS were sent
+  bool answered = false;  // client: HEADERS came back
+  bool blocked = false;   // writable() said 0: it wants on_writable(), and is in the queue for it
+  Stream* next_blocked = nullptr;
+  Stream* previous_blocked = nullptr;
 };
 
 // Streams that are held back, in that order; each is in it at most once. Links inside the streams, whose
@@ -33,8 +33,8 @@ class BlockedQueue {
  public:
   [[nodiscard]] bool empty() const noexcept { return first_ == nullptr; }
   [[nodiscard]] size_t size() const noexcept { return size_; }
-  void push(const Stream& stream) noexcept;
-  void remove(const Stream& stream) noexcept;
+  void push(Stream& stream) noexcept;
+  void remove(Stream& stream) noexcept;
   [[nodiscard]] Stream* front() const noexcept { return first_; }
 
  private:
@@ -101,6 +101,7 @@ struct Connection::Impl {
   [[nodiscard]] End end_of(StreamId id) const noexcept;
   // Takes the stream out of the table; its handler, or null.
   StreamHandler* take_out(StreamId id);
+  void lose(StreamId id, ErrorCode code);  // it is over without a word of ours
   void count(Stream& stream, size_t bytes) noexcept;
   void reset_all(ErrorCode code);
   void wake(Stream& stream);
@@ -135,7 +136,7 @@ struct Connection::Impl {
   int continuations = 0;
 
   std::unordered_map<StreamId, Stream> streams;
-  mutable BlockedQueue blocked;
+  BlockedQueue blocked;
   StreamId next_local = 1;
   StreamId highest_remote = 0;
   int64_t send_window = kDefaultWindow;

@@ -144,7 +144,8 @@ Result<void> Connection::Impl::begin_data() {
   data_dropped = stream == nullptr;
   // What crossed our RST_STREAM is dropped; a peer that had ended the stream itself has no such excuse
   // (RFC 9113 §5.1).
-  if (data_dropped && (end_of(current.stream) == End::kInOrder || end_of(current.stream) == End::kByPeer))
+  const End end = data_dropped ? end_of(current.stream) : End::kNotKnown;
+  if (end == End::kInOrder || end == End::kByPeer)
     return fail(ErrorCode::kStreamClosed, "DATA on a closed stream");
   if (stream != nullptr) {
     if (stream->remote_closed) return fail(ErrorCode::kStreamClosed, "DATA behind END_STREAM");
@@ -430,10 +431,8 @@ Result<void> Connection::Impl::on_rst(std::span<const uint8_t> body) {
   Stream* stream = find(current.stream);
   if (stream == nullptr) return idle_frame();
   const bool owed = role == Role::kServer && !stream->answered;
-  StreamHandler* stream_handler = take_out(current.stream);
   remember(current.stream, End::kByPeer);
-  if (stream_handler != nullptr) stream_handler->on_reset(code);
-  handler.on_stream_closed(current.stream);
+  lose(current.stream, code);
   return owed ? owe_reset(Fault::kRapidReset, 1) : Result<void>();
 }
 
@@ -467,10 +466,7 @@ Result<void> Connection::Impl::on_goaway(std::span<const uint8_t> body) {
     if (role == Role::kClient && id > last) unseen.push_back(id);
   }
   for (const StreamId id : unseen) {  // never looked at by the peer: safe to try elsewhere
-    if (find(id) == nullptr) continue;
-    StreamHandler* stream_handler = take_out(id);
-    if (stream_handler != nullptr) stream_handler->on_reset(ErrorCode::kRefusedStream);
-    handler.on_stream_closed(id);
+    if (find(id) != nullptr) lose(id, ErrorCode::kRefusedStream);
   }
   handler.on_goaway(code);
   return {};
