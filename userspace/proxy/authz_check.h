@@ -29,7 +29,7 @@ struct AuthzAnswer {
   std::string principal;  // empty: plaintext
   IpAddress source_ip;    // unspecified: no policy of the destination asks for it
   policy::Decision decision;
-  Remarks remarks;  // refers to the workload's policies
+  Remarks remarks;
 };
 
 constexpr size_t kMaxAuthzAnswers = 1000;

@@ -49,9 +49,10 @@ Control::~Control() {
 
 Result<void> Control::start() {
   FL_TRY_ASSIGN(reactor_, Reactor::create());
-  FL_TRY_ASSIGN(queries_, net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
-                                                   [this](std::string_view verb, std::string_view argument,
-                                                          const net::QueryPeer&) { return answer(verb, argument); }));
+  FL_TRY_ASSIGN(queries_,
+                net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
+                                         [this](std::string_view verb, std::string_view argument,
+                                                const net::QueryPeer&) { return answer(verb, argument); }));
   return reactor_->watch_level(contract_, *this);
 }
 

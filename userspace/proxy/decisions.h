@@ -3,26 +3,15 @@
 #pragma once
 
 #include <chrono>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/net_types.h"
 #include "policy/authz.h"
+#include "proxy/judge.h"
 #include "proxy/limits.h"
 
 namespace fairlead::proxy {
-
-struct RuleName {
-  std::string policy;  // "ns/name"
-  int rule = -1;
-};
-// What the decision would be with the dry-run policies in force.
-struct DryRunRecord {
-  bool allowed = false;
-  RuleName by;
-  std::string_view reason;  // a literal
-};
 
 struct DecisionRecord {
   std::chrono::system_clock::time_point time;
@@ -35,8 +24,7 @@ struct DecisionRecord {
   std::string policy;  // "ns/name", empty: none decided
   int rule = -1;
   std::string_view reason;  // a literal
-  std::optional<DryRunRecord> dry_run;
-  std::vector<RuleName> audits;  // rules of AUDIT policies that matched
+  Remarks remarks;
 };
 
 class Decisions {

@@ -18,7 +18,8 @@ Task<Result<void>> send_all(FdWaiter& waiter, BorrowedFd fd, Buffer& out, TimePo
   co_return Result<void>();
 }
 
-// Appends at least one byte to `in`.
+}  // namespace
+
 Task<Result<void>> receive_some(FdWaiter& waiter, BorrowedFd fd, Buffer& in, TimePoint deadline) {
   for (;;) {
     auto got = net::receive(fd, in.prepare(4096));
@@ -33,8 +34,6 @@ Task<Result<void>> receive_some(FdWaiter& waiter, BorrowedFd fd, Buffer& in, Tim
     if (!ready) co_return Error(ErrorKind::kTimeout, "TLS handshake: no answer in time");
   }
 }
-
-}  // namespace
 
 Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake,
                                                bool client, Buffer& received, TimePoint deadline) {

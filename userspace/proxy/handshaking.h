@@ -14,6 +14,9 @@ namespace fairlead::proxy {
 Task<Result<tls::Established>> drive_handshake(FdWaiter& waiter, BorrowedFd fd, tls::Handshake& handshake,
                                                bool client, Buffer& received, TimePoint deadline);
 
+// Appends at least one byte to `in`; kClosed at the peer's FIN, kTimeout.
+Task<Result<void>> receive_some(FdWaiter& waiter, BorrowedFd fd, Buffer& in, TimePoint deadline);
+
 // Waits for a started connect() and reports how it ended.
 Task<Result<void>> finish_connect(Reactor& reactor, BorrowedFd fd, TimePoint deadline);
 

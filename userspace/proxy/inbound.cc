@@ -92,14 +92,8 @@ Task<Result<tls::FirstBytes>> InboundConnection::first_bytes(FdWaiter& waiter) {
 
 Task<Result<void>> InboundConnection::first_record(FdWaiter& waiter, TimePoint deadline) {
   while (!tls::holds_record(received_.span())) {
-    auto got = net::receive(fd_, received_.prepare(4096));
+    Result<void> got = co_await receive_some(waiter, fd_, received_, deadline);
     if (!got) co_return Error(std::move(got).error());
-    if (got->state == net::IoState::kEnd)
-      co_return Error(ErrorKind::kClosed, "TLS handshake: the peer closed");
-    received_.commit(got->bytes);
-    if (got->state == net::IoState::kDone) continue;
-    const bool ready = co_await waiter.readable(deadline);
-    if (!ready) co_return Error(ErrorKind::kTimeout, "TLS handshake: the peer says nothing");
   }
   co_return Result<void>();
 }

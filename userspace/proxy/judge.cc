@@ -11,9 +11,12 @@ policy::Decision judge(const state::Workload* workload, const policy::Connection
 Remarks remarks(const state::Workload* workload, const policy::ConnectionFacts& facts) {
   Remarks result;
   if (workload == nullptr) return result;
-  if (!workload->policy_missing && policy::has_dry_run(workload->policies, facts.destination_port))
-    result.dry_run = policy::evaluate(workload->policies, facts, policy::DryRun::kAsIfEnforced);
-  result.audits = policy::audit(workload->policies, facts);
+  if (!workload->policy_missing && policy::has_dry_run(workload->policies, facts.destination_port)) {
+    const auto decision = policy::evaluate(workload->policies, facts, policy::DryRun::kAsIfEnforced);
+    result.dry_run = {decision.allowed, {decision.policy(), decision.rule}, decision.reason};
+  }
+  for (const policy::AuditHit& hit : policy::audit(workload->policies, facts))
+    result.audits.push_back({hit.policy->full_name(), hit.rule});
   return result;
 }
 

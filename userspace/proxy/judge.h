@@ -3,6 +3,8 @@
 #pragma once
 
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "policy/authz.h"
@@ -13,10 +15,20 @@ namespace fairlead::proxy {
 // `workload` null: the mesh does not know the destination.
 policy::Decision judge(const state::Workload* workload, const policy::ConnectionFacts& facts) noexcept;
 
-// What does not decide but is worth knowing.
+struct RuleName {
+  std::string policy;  // "ns/name"
+  int rule = -1;
+};
+// What the decision would be with the dry-run policies in force.
+struct DryRun {
+  bool allowed = false;
+  RuleName by;
+  std::string_view reason;  // a literal
+};
+// What does not decide but is worth knowing; by name, so that it outlives the policies.
 struct Remarks {
-  std::optional<policy::Decision> dry_run;  // with the dry-run policies in force; none: there are none
-  std::vector<policy::AuditHit> audits;
+  std::optional<DryRun> dry_run;  // none: there are no such policies
+  std::vector<RuleName> audits;   // rules of AUDIT policies that matched
 };
 Remarks remarks(const state::Workload* workload, const policy::ConnectionFacts& facts);
 

@@ -11,9 +11,9 @@ constexpr size_t kMaxAcceptsPerEvent = 64;
 constexpr size_t kReadChunk = 64 * 1024;  // one recv() of an application's or a tunnel's socket
 constexpr int kMaxReadsPerEvent = 8;      // then other connections have their turn
 constexpr size_t kMaxTunnelsPerKey = 64;
-constexpr size_t kMaxStreamsPerTunnel = 256;  // fewer when the peer says so
-constexpr int kMaxEndpointTries = 3;          // of a Service, for one connection
-constexpr size_t kMaxSuspects = 64;           // remembered per pod
+constexpr size_t kMaxStreamsPerTunnel = 256;       // fewer when the peer says so
+constexpr int kMaxEndpointTries = 3;               // of a Service, for one connection
+constexpr size_t kMaxSuspects = 64;                // remembered per pod
 constexpr size_t kMaxDiscarded = 8 * 1024 * 1024;  // read and dropped of a peer that was given up
 constexpr int kMaxRefusedTries = 4;  // a stream the peer has refused unseen (RFC 9113 §8.7) is tried anew
 constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
@@ -23,8 +23,8 @@ constexpr size_t kMaxHandshakes = 2048;           // the same, from everywhere
 constexpr size_t kMaxTunnelsPerSource = 512;      // that one address opened to this worker's pods
 constexpr size_t kMaxInboundTunnels = 16384;
 constexpr size_t kSocketStockLow = 12;  // ask the keeper for more below this
-constexpr size_t kMaxConnections =
-    200000;  // per worker, fewer where file descriptors are; beyond, new ones are reset
+// Per worker, fewer where file descriptors are; beyond, new ones are reset.
+constexpr size_t kMaxConnections = 200000;
 constexpr size_t kReservedFds = 1024;            // of the process, for everything but connections
 constexpr size_t kMaxDecisions = 512;            // remembered per worker
 constexpr size_t kMaxRelayBacklog = 256 * 1024;  // plaintext relay: bytes kept for a slow reader
@@ -41,11 +41,10 @@ constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
 // A silent peer is given up. TCP counts from its first retransmission, up to 3 s after the data was sent:
 // with those a dead peer is noticed within 10 s.
 constexpr std::chrono::seconds kDeadPeer{5};
-constexpr std::chrono::minutes kTunnelIdle{5};          // without a stream, on the side that opened it
-constexpr std::chrono::minutes kInboundTunnelIdle{15};  // on the other: that peer should have closed it
-constexpr std::chrono::seconds kLinger{2};  // a peer that was given up has read why
-constexpr std::chrono::seconds kPeerCalm{
-    10};  // frames and resets of a peer are counted anew (hbone/limits.h)
+constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
+constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
+constexpr std::chrono::seconds kLinger{2};                // a peer that was given up has read why
+constexpr std::chrono::seconds kPeerCalm{10};             // frames and resets of a peer are counted anew
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
 
 constexpr uint16_t kHbonePort = 15008;

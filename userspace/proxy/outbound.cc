@@ -45,33 +45,25 @@ Task<void> OutboundConnection::run() {
   }
 }
 
-Task<Result<void>> OutboundConnection::set_up() {
-  Result<void> found = co_await find_original();
-  if (!found) co_return Error(std::move(found).error());
+Result<void> OutboundConnection::find_original() {
+  // What was dialled is one of many endpoints on loopback, and part of the key.
+  FL_TRY_ASSIGN(const SocketAddress dialled, net::local_address(application_));
+  FL_TRY_ASSIGN(const auto original, worker_.shared().originals->take(pod_->id(), client_, dialled));
+  if (!original) {
+    // Nobody was captured from there: a process of the pod that dials the listener itself.
+    ++worker_.counters().outbound_no_original;
+    return Error(ErrorKind::kDenied, "no original destination");
+  }
+  record_.destination = *original;
   // The captured socket looks out from loopback; the world knows it by the pod's address.
   for (const IpAddress& address : pod_->info().addresses) {
     if (client_.ip.is_loopback() && address.is_v4() == client_.ip.is_v4()) record_.source.ip = address;
   }
-  Result<void> reached = co_await reach_any();
-  co_return reached;
+  return {};
 }
 
-Task<Result<void>> OutboundConnection::find_original() {
-  // What was dialled is one of many endpoints on loopback, and part of the key.
-  auto dialled = net::local_address(application_);
-  if (!dialled) co_return Error(std::move(dialled).error());
-  auto original = worker_.shared().originals->take(pod_->id(), client_, *dialled);
-  if (!original) co_return Error(std::move(original).error());
-  if (!original->has_value()) {
-    // Nobody was captured from there: a process of the pod that dials the listener itself.
-    ++worker_.counters().outbound_no_original;
-    co_return Error(ErrorKind::kDenied, "no original destination");
-  }
-  record_.destination = **original;
-  co_return Result<void>();
-}
-
-Task<Result<void>> OutboundConnection::reach_any() {
+Task<Result<void>> OutboundConnection::set_up() {
+  FL_CO_TRY(find_original());
   const TimePoint give_up = worker_.reactor().now() + kRetryFor;
   const auto pick = [this](size_t count) { return worker_.pick(count); };
   const auto& own = pod_->info().addresses;

@@ -25,11 +25,10 @@ class OutboundConnection final : public Connection, public RelayOwner {
 
  private:
   Task<void> run() override;
-  Task<Result<void>> set_up();
-  Task<Result<void>> find_original();
   // Endpoints of the Service one after the other until one takes the connection; none of them has got a byte
   // before.
-  Task<Result<void>> reach_any();
+  Task<Result<void>> set_up();
+  Result<void> find_original();
   Task<Result<void>> reach(Target target);
   Task<Result<void>> through_tunnel(Target target);
   Task<Result<void>> ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline);

@@ -80,10 +80,17 @@ std::unordered_map<const policy::Policy*, size_t> local_bindings(const state::Sn
   return counts;
 }
 
-json audits_of(const std::vector<RuleName>& audits) {
-  json list = json::array();
-  for (const RuleName& audit : audits) list.push_back({{"policy", audit.policy}, {"rule", audit.rule}});
-  return list;
+void add_remarks(const Remarks& remarks, json& row) {
+  json& audits = row["audits"] = json::array();
+  for (const RuleName& audit : remarks.audits)
+    audits.push_back({{"policy", audit.policy}, {"rule", audit.rule}});
+  json& dry_run = row["dryRun"] = nullptr;
+  if (const auto& dry = remarks.dry_run) {
+    dry_run = {{"allowed", dry->allowed},
+               {"policy", dry->by.policy},
+               {"rule", dry->by.rule},
+               {"reason", dry->reason}};
+  }
 }
 
 json ports_of(const std::vector<state::ServicePort>& ports) {
@@ -235,9 +242,6 @@ Result<AuthzQuestion> authz_question(std::string_view argument) {
 std::string authz_json(const std::vector<AuthzAnswer>& answers) {
   json list = json::array();
   for (const AuthzAnswer& answer : answers) {
-    std::vector<RuleName> audits;
-    for (const policy::AuditHit& hit : answer.remarks.audits)
-      audits.push_back({hit.policy->full_name(), hit.rule});
     json row{{"allowed", answer.decision.allowed},
              {"pod", answer.workload->ns + "/" + answer.workload->name},
              {"node", answer.workload->node},
@@ -246,13 +250,8 @@ std::string authz_json(const std::vector<AuthzAnswer>& answers) {
              {"source", answer.source_ip.is_unspecified() ? "" : answer.source_ip.to_string()},
              {"policy", answer.decision.policy()},
              {"rule", answer.decision.rule},
-             {"reason", answer.decision.reason},
-             {"dryRun", nullptr},
-             {"audits", audits_of(audits)}};
-    if (const auto& dry = answer.remarks.dry_run) {
-      row["dryRun"] = {
-          {"allowed", dry->allowed}, {"policy", dry->policy()}, {"rule", dry->rule}, {"reason", dry->reason}};
-    }
+             {"reason", answer.decision.reason}};
+    add_remarks(answer.remarks, row);
     list.push_back(std::move(row));
   }
   return dump(list);
@@ -301,15 +300,8 @@ std::string decisions_json(const std::vector<WorkerReport>& reports) {
                     {"allowed", record->allowed},
                     {"policy", record->policy},
                     {"rule", record->rule},
-                    {"reason", record->reason},
-                    {"dryRun", nullptr},
-                    {"audits", audits_of(record->audits)}});
-    if (const auto& dry = record->dry_run) {
-      list.back()["dryRun"] = {{"allowed", dry->allowed},
-                               {"policy", dry->by.policy},
-                               {"rule", dry->by.rule},
-                               {"reason", dry->reason}};
-    }
+                    {"reason", record->reason}});
+    add_remarks(record->remarks, list.back());
   }
   return dump(list);
 }

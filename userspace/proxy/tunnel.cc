@@ -114,7 +114,6 @@ void Tunnel::give_up() {
 }
 
 // The peer has its last words, or reads and gets them.
-
 void Tunnel::discard() {
   if (!send_sealed()) return close(true);
   if (sealed_.empty()) net::shutdown_write(fd_);
@@ -233,8 +232,7 @@ void Tunnel::on_stream_closed(hbone::StreamId) {
 }
 
 void Tunnel::arm_idle() noexcept {
-  reactor_.timers().arm(idle_, reactor_.now() + (client_ ? TimePoint::duration(kTunnelIdle)
-                                                         : TimePoint::duration(kInboundTunnelIdle)));
+  reactor_.timers().arm(idle_, reactor_.now() + (client_ ? kTunnelIdle : kInboundTunnelIdle));
 }
 
 void Tunnel::on_idle() noexcept {

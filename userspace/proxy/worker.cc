@@ -13,17 +13,6 @@ policy::ConnectionFacts facts_of(const ConnectionRecord& record) {
   return {record.peer.get(), record.source.ip, record.endpoint.ip, record.endpoint.port};
 }
 
-// What did not decide, for the record.
-void add_remarks(const state::Workload* workload, const policy::ConnectionFacts& facts,
-                 DecisionRecord& record) {
-  Remarks found = remarks(workload, facts);
-  for (const policy::AuditHit& hit : found.audits)
-    record.audits.push_back({hit.policy->full_name(), hit.rule});
-  if (!found.dry_run) return;
-  const policy::Decision& decision = *found.dry_run;
-  record.dry_run = {decision.allowed, {decision.policy(), decision.rule}, decision.reason};
-}
-
 // Starts a connection at the end of the turn; owns it until then.
 struct LateStart final : Deferred, TurnEndHook {
   explicit LateStart(std::unique_ptr<Connection> late) noexcept : connection(std::move(late)) {}
@@ -99,10 +88,7 @@ void Worker::remove_pod(contract::PodId id) {
     Pod& pod = *node.mapped();
     pod.gone = true;
     pod.notify();
-    for (Connection *connection = connections_, *next = nullptr; connection != nullptr; connection = next) {
-      next = connection->next_;
-      if (&connection->pod() == &pod) connection->abort();
-    }
+    abort_where([&pod](const Connection& connection) { return &connection.pod() == &pod; });
     pod.tunnels().close_all();
     inbound_tunnels_->close_of(id);
   });
@@ -168,23 +154,33 @@ std::shared_ptr<const tls::Credentials> Worker::credentials(const SpiffeId& id) 
 
 // A snapshot shares what did not change with the one before: another workload means other policies, perhaps.
 void Worker::refresh_pods() {
+  std::unordered_set<const Pod*> changed;
   for (auto& [id, pod] : pods_) {
     const auto before = pod->workload();
     pod->refresh(*snapshot_);
-    if (before != nullptr && pod->workload() != nullptr && pod->workload() != before) judge_again(*pod);
+    if (before != nullptr && pod->workload() != nullptr && pod->workload() != before)
+      changed.insert(pod.get());
   }
+  if (!changed.empty()) judge_again(changed);
 }
 
-void Worker::judge_again(const Pod& pod) {
-  const state::Workload* workload = pod.workload().get();
+void Worker::judge_again(const std::unordered_set<const Pod*>& pods) {
+  abort_where([&](Connection& connection) {
+    const Pod& pod = connection.pod();
+    const ConnectionRecord& record = connection.record_;
+    if (!record.judged || !pods.contains(&pod)) return false;
+    if (judge(pod.workload().get(), facts_of(record)).allowed) return false;
+    ++counters_.cut_by_policy;
+    (void)admit(pod, connection.record_);  // for the reason, which `fairlead why` shows
+    return true;
+  });
+}
+
+template <class Test>
+void Worker::abort_where(Test test) {
   for (Connection *connection = connections_, *next = nullptr; connection != nullptr; connection = next) {
     next = connection->next_;
-    const ConnectionRecord& record = connection->record_;
-    if (&connection->pod() != &pod || !record.judged) continue;
-    if (judge(workload, facts_of(record)).allowed) continue;
-    ++counters_.cut_by_policy;
-    (void)admit(pod, connection->record_);  // for the reason, which `fairlead why` shows
-    connection->abort();
+    if (test(*connection)) connection->abort();
   }
 }
 
@@ -202,9 +198,10 @@ bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
   record.policy = decision.policy();
   record.rule = decision.rule;
   record.reason = decision.reason;
-  add_remarks(workload, facts, record);
-  if (!record.audits.empty()) ++counters_.audit_matched;
-  if (record.dry_run && record.dry_run->allowed != decision.allowed) ++counters_.dry_run_differs;
+  record.remarks = remarks(workload, facts);
+  const auto& dry_run = record.remarks.dry_run;
+  if (!record.remarks.audits.empty()) ++counters_.audit_matched;
+  if (dry_run && dry_run->allowed != decision.allowed) ++counters_.dry_run_differs;
   decisions_.record(std::move(record));
   if (!decision.allowed) ++counters_.inbound_denied;
   connection.judged = decision.allowed;

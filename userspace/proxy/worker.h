@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "contract/keeper_proxy.h"
 #include "ebpf/flow_maps.h"
@@ -98,7 +99,9 @@ class Worker {
   void set_accepting(bool accepting);
   void check_idle() noexcept;
   void refresh_pods();
-  void judge_again(const Pod& pod);
+  void judge_again(const std::unordered_set<const Pod*>& pods);
+  template <class Test>
+  void abort_where(Test test);  // every connection of which it is true
   WorkerReport make_report() const;
 
   Shared shared_;
