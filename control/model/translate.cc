@@ -16,8 +16,8 @@ constexpr std::string_view kTunnelAnnotation = "fairlead.dev/tunnel";
 constexpr std::string_view kExcludeInboundAnnotation = "traffic.sidecar.istio.io/excludeInboundPorts";
 constexpr std::string_view kExcludedNamespace = "kube-system";
 
-std::string hostname_of(const Service& service, const MeshSettings& settings) {
-  return fmt::format("{}.{}.svc.{}", service.meta.name, service.meta.ns, settings.cluster_domain);
+std::string hostname_of(std::string_view ns, std::string_view name, const MeshSettings& settings) {
+  return fmt::format("{}.{}.svc.{}", name, ns, settings.cluster_domain);
 }
 
 bool is_running(const Pod& pod) {
@@ -60,7 +60,7 @@ bool is_behind(const Pod& pod, const Service& service) {
 }
 
 std::string service_resource(std::string_view ns, std::string_view name, const MeshSettings& settings) {
-  return fmt::format("{}/{}.{}.svc.{}", ns, name, ns, settings.cluster_domain);
+  return fmt::format("{}/{}", ns, hostname_of(ns, name, settings));
 }
 
 namespace {
@@ -173,7 +173,7 @@ class Translation {
     auto& out = *message.mutable_service();
     out.set_name(service.meta.name);
     out.set_namespace_(service.meta.ns);
-    out.set_hostname(hostname_of(service, settings_));
+    out.set_hostname(hostname_of(service.meta.ns, service.meta.name, settings_));
     for (const std::string& text : service.cluster_addresses) {
       const auto address = IpAddress::parse(text);
       if (!address) return leave_out("Service", service.meta, "spec.clusterIPs", address.error().text());

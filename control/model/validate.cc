@@ -13,23 +13,13 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-constexpr size_t kMaxLabel = 63;       // RFC 1123
-constexpr size_t kMaxSubdomain = 253;  // as Kubernetes counts
-constexpr size_t kMaxItems = 512;      // rules, from, to of a policy
+constexpr size_t kMaxLabel = 63;   // RFC 1123
+constexpr size_t kMaxItems = 512;  // rules, from, to of a policy
 constexpr size_t kMaxServiceAccounts = 16;
 constexpr size_t kMaxTargets = 16;
 
-bool is_name(std::string_view text, size_t maximum, bool dots) {
-  const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-  return !text.empty() && text.size() <= maximum && alphanumeric(text.front()) && alphanumeric(text.back()) &&
-         std::all_of(text.begin(), text.end(),
-                     [&](char c) { return alphanumeric(c) || c == '-' || (dots && c == '.'); });
-}
 bool is_label(std::string_view text) {
-  return is_name(text, kMaxLabel, false);
-}
-bool is_subdomain(std::string_view text) {
-  return is_name(text, kMaxSubdomain, true);
+  return text.size() <= kMaxLabel && text.find('.') == std::string_view::npos && is_subdomain(text);
 }
 
 // The form that sorts as text: the age of PeerAuthentications decides between them.

@@ -1,18 +1,9 @@
-#include <algorithm>
-
 #include "agent/config.h"
 #include "base/net_types.h"
 #include "base/reader_yaml.h"
 
 namespace fairlead::agent {
 namespace {
-
-bool is_node_name(std::string_view text) {
-  const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-  return !text.empty() && text.size() <= 253 && alphanumeric(text.front()) && alphanumeric(text.back()) &&
-         std::all_of(text.begin(), text.end(),
-                     [&](char c) { return alphanumeric(c) || c == '-' || c == '.'; });
-}
 
 bool is_host_port(std::string_view text) {
   const size_t colon = text.rfind(':');
@@ -32,7 +23,7 @@ Result<void> validate(const std::string& path, const AgentConfig& config) {
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("{}: {}: got '{}', want {}", path, key, value, want));
   };
-  if (!is_node_name(config.node)) return refuse("node", config.node, "a DNS name");
+  if (!is_subdomain(config.node)) return refuse("node", config.node, "a DNS name");
   if (!is_host_port(config.controller.address))
     return refuse("controller.address", config.controller.address, "HOST:PORT");
   if (!is_absolute(config.run_directory))

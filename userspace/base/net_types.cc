@@ -21,6 +21,15 @@ std::optional<uint64_t> parse_number(std::string_view text, uint64_t maximum) no
   return value;
 }
 
+bool is_subdomain(std::string_view text) noexcept {
+  constexpr size_t kMaxSubdomain = 253;
+  const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  return !text.empty() && text.size() <= kMaxSubdomain && alphanumeric(text.front()) &&
+         alphanumeric(text.back()) && std::all_of(text.begin(), text.end(), [&](char c) {
+           return alphanumeric(c) || c == '-' || c == '.';
+         });
+}
+
 IpAddress IpAddress::v4(in_addr address) noexcept {
   IpAddress result;
   std::copy(kMappedPrefix.begin(), kMappedPrefix.end(), result.octets_.begin());

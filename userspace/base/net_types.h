@@ -69,6 +69,10 @@ struct Cidr {
 // Whole-string decimal numbers only: no sign, no space, no leading "+".
 std::optional<uint64_t> parse_number(std::string_view text, uint64_t maximum) noexcept;
 
+// A DNS subdomain as Kubernetes has it (RFC 1123): at most 253 of a-z, 0-9, '-' and '.', with a letter or
+// digit first and last.
+[[nodiscard]] bool is_subdomain(std::string_view text) noexcept;
+
 }  // namespace fairlead
 
 template <>

@@ -191,11 +191,8 @@ namespace {
 bool read_excluded_ports(const istio::workload::Extension& extension, std::vector<uint16_t>& ports) {
   google::protobuf::StringValue value;
   if (!extension.config().UnpackTo(&value)) return false;
-  std::string_view rest = value.value();
-  while (!rest.empty()) {
-    const size_t comma = rest.find(',');
-    std::string_view item = rest.substr(0, comma);
-    rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
+  for (const std::string& part : parts_of(value.value(), ',')) {
+    std::string_view item = part;
     while (item.starts_with(' ')) item.remove_prefix(1);
     while (item.ends_with(' ')) item.remove_suffix(1);
     if (item.empty()) continue;
