@@ -168,63 +168,26 @@ void add_plain(std::vector<Rule>& rules) {
 // What only an intruder calls: a dead proxy is started again within milliseconds, a live one that obeys a
 // stranger is worse.
 void add_hostile(std::vector<Rule>& rules) {
-  for (const long number : {
-           __NR_execve,
-           __NR_execveat,  // another program
-           __NR_ptrace,
-           __NR_process_vm_readv,
-           __NR_process_vm_writev,  // other processes
-           __NR_pidfd_getfd,
-           __NR_kcmp,
-           __NR_process_madvise,  //
-           __NR_setns,
-           __NR_unshare,
-           __NR_mount,
-           __NR_umount2,  // namespaces and mounts
-           __NR_pivot_root,
-           __NR_chroot,
-           __NR_move_mount,
-           __NR_open_tree,  //
-           __NR_fsopen,
-           __NR_fsconfig,
-           __NR_fsmount,
-           __NR_fspick,  //
-           __NR_mount_setattr,
-           __NR_open_by_handle_at,  //
-           __NR_init_module,
-           __NR_finit_module,
-           __NR_delete_module,  // the kernel itself
-           __NR_kexec_load,
-           __NR_kexec_file_load,
-           __NR_reboot,  //
-           __NR_perf_event_open,
-           __NR_userfaultfd,
-           __NR_io_uring_setup,  // its favourite weak spots
-           __NR_add_key,
-           __NR_request_key,
-           __NR_keyctl,  //
-           __NR_setuid,
-           __NR_setgid,
-           __NR_setresuid,
-           __NR_setresgid,  // credentials
-           __NR_setreuid,
-           __NR_setregid,
-           __NR_setgroups,
-           __NR_capset,  //
-           __NR_setfsuid,
-           __NR_setfsgid,
-           __NR_personality,
-           __NR_swapon,  //
+  const auto hostile = [&rules](const char* why, std::initializer_list<long> numbers) {
+    for (const long number : numbers)
+      rules.push_back({static_cast<unsigned>(number), why, {}, Verdict::kKill, Verdict::kKill});
+  };
+  hostile("another program", {__NR_execve, __NR_execveat});
+  hostile("other processes", {__NR_ptrace, __NR_process_vm_readv, __NR_process_vm_writev, __NR_pidfd_getfd,
+                              __NR_kcmp, __NR_process_madvise});
+  hostile("namespaces and mounts", {__NR_setns, __NR_unshare, __NR_mount, __NR_umount2, __NR_pivot_root,
+                                    __NR_chroot, __NR_move_mount, __NR_open_tree, __NR_fsopen, __NR_fsconfig,
+                                    __NR_fsmount, __NR_fspick, __NR_mount_setattr, __NR_open_by_handle_at});
+  hostile("the kernel itself", {__NR_init_module, __NR_finit_module, __NR_delete_module, __NR_kexec_load,
+                                __NR_kexec_file_load, __NR_reboot, __NR_swapon});
+  hostile("the kernel's favourite weak spots",
+          {__NR_perf_event_open, __NR_userfaultfd, __NR_io_uring_setup, __NR_add_key, __NR_request_key,
+           __NR_keyctl, __NR_personality});
+  hostile("credentials", {__NR_setuid, __NR_setgid, __NR_setresuid, __NR_setresgid, __NR_setreuid,
+                          __NR_setregid, __NR_setgroups, __NR_capset, __NR_setfsuid, __NR_setfsgid});
 #ifdef __NR_fork
-           __NR_fork,
-           __NR_vfork,
-           __NR_iopl,
-           __NR_ioperm,
-           __NR_modify_ldt,  // x86
+  hostile("processes and x86's own", {__NR_fork, __NR_vfork, __NR_iopl, __NR_ioperm, __NR_modify_ldt});
 #endif
-       }) {
-    rules.push_back({static_cast<unsigned>(number), "hostile", {}, Verdict::kKill, Verdict::kKill});
-  }
 }
 
 }  // namespace
