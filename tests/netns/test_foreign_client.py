@@ -1,5 +1,6 @@
 """Another implementation's client comes to a pod of ours on port 15008."""
 import json
+import time
 
 import pytest
 
@@ -327,3 +328,23 @@ def test_windows_that_shrink_while_data_is_under_way(bed, foreign):
     peer.give(stream, 100_000)
     peer.pump(lambda: stream.ended, 60)
     assert stream.received == (MEGABYTE, wire.digest_of("down", MEGABYTE))
+
+
+def test_a_client_that_hangs_is_given_up(bed, foreign):
+    """Its kernel answers for it, so only a PING tells; a client that is merely quiet answers that and is left alone."""
+    before = bed.counters("node2")["peer_silent"]
+    peers = [foreign.client() for _ in range(2)]
+    quiet, hangs = peers
+    streams = [opened(peer, target(bed)) for peer in peers]
+    for peer, stream in zip(peers, streams):
+        order(peer, stream, do="pingpong")
+        peer.drain_output()
+    deadline = time.monotonic() + 23
+    while time.monotonic() < deadline:
+        quiet.turn(1)
+    assert [kind for kind, *_ in quiet.seen].count("Ping") == 2
+    assert bed.counters("node2")["peer_silent"] == before + 1
+    hangs.until_over(1)
+    assert hangs.ended != "close_notify" and not streams[1].ended, "no clean end may be claimed"
+    quiet.write(streams[0], b"still here\n")
+    quiet.pump(lambda: b"still here\n" in streams[0].data)

@@ -339,6 +339,33 @@ def test_a_server_that_vanishes(bed, serve):
         hand.close()
 
 
+def test_a_server_that_hangs(bed, serve):
+    """Its kernel takes what we send and acknowledges it, so only a PING tells."""
+    alive = threading.Event()
+    alive.set()
+
+    class Hanging(Relay):
+        def turn(self, seconds):
+            return super().turn(0.2) if alive.wait(0.2) else True
+    server = serve(lambda sock: Hanging(sock, server=True))
+    before = bed.counters("node1")["peer_silent"]
+    hand = bed.new_hand("front/web")
+    try:
+        hand.start("keep", to=SHOP, timeout=30)
+        assert "sees_peer" in hand.answer()
+        hand.say("hello")
+        assert hand.answer() == {"echo": "hello\n"}
+        alive.clear()
+        hand.say("into a process that hangs")
+        assert hand.answer(25)["failed"] == "ConnectionResetError"
+        alive.set()
+        assert bed.counters("node1")["peer_silent"] == before + 1
+        assert bed.call("front/web", "who", to=SHOP)["pod"] == "shop" and len(server.peers) == 2
+    finally:
+        alive.set()
+        hand.close()
+
+
 def swallow(sock):
     with contextlib.suppress(OSError):
         while sock.recv(1 << 16):

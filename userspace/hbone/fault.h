@@ -24,6 +24,7 @@ enum class Fault : uint8_t {
   kEmptyData,
   kOtherFrames,
   kNotReading,  // it asks and does not read the answers
+  kSilent,      // it says nothing, not even to a PING; the transport's owner has the clock
   // A stream was ended.
   kStream,   // frames or headers that are no CONNECT tunnel: RST_STREAM
   kRequest,  // no CONNECT, or without a target: 400

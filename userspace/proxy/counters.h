@@ -27,6 +27,7 @@ namespace fairlead::proxy {
   X(peer_empty_data_flood, "tunnels ended: DATA without payload")                      \
   X(peer_frame_flood, "tunnels ended: other frames that bring nothing")                \
   X(peer_not_reading, "tunnels ended: the peer asks and does not read the answers")    \
+  X(peer_silent, "tunnels ended: the peer does not answer a keep-alive PING")          \
   X(peer_broken_stream, "streams reset: frames or headers that are no tunnel")         \
   X(peer_no_connect, "streams answered 400: no CONNECT, or without a target")
 

@@ -41,6 +41,9 @@ constexpr std::chrono::seconds kResponseDeadline{15};  // CONNECT answered
 // A silent peer is given up. TCP counts from its first retransmission, up to 3 s after the data was sent:
 // with those a dead peer is noticed within 10 s.
 constexpr std::chrono::seconds kDeadPeer{5};
+// A peer that has streams and says nothing this long is asked whether it lives, and has that long to answer.
+constexpr std::chrono::seconds kQuietPeer{10};
+constexpr std::chrono::seconds kPongDeadline{10};
 constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
 constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
 constexpr std::chrono::seconds kLinger{2};                // a peer that was given up has read why

@@ -26,6 +26,7 @@ inline uint64_t& counter_of(Counters& counters, hbone::Fault fault) noexcept {
     case Fault::kEmptyData: return counters.peer_empty_data_flood;
     case Fault::kOtherFrames: return counters.peer_frame_flood;
     case Fault::kNotReading: return counters.peer_not_reading;
+    case Fault::kSilent: return counters.peer_silent;
     case Fault::kStream: return counters.peer_broken_stream;
     case Fault::kRequest: return counters.peer_no_connect;
   }

@@ -8,6 +8,8 @@
 namespace fairlead::proxy {
 namespace {
 
+constexpr uint64_t kKeepAlivePing = 0x6661'6972'6c65'6164;  // opaque to the peer
+
 hbone::Settings settings() {
   hbone::Settings settings;
   settings.max_concurrent_streams = kMaxStreamsPerTunnel;
@@ -27,6 +29,7 @@ Tunnel::Tunnel(Reactor& reactor, uint64_t id, Role role, UniqueFd fd, tls::Estab
       peer_(std::make_shared<const SpiffeId>(std::move(established.peer))),
       streams_(role, settings(), *this),
       idle_(*this),
+      quiet_(*this),
       client_(role == Role::kClient) {}
 
 Tunnel::~Tunnel() {
@@ -38,6 +41,8 @@ Result<void> Tunnel::start(Buffer leftover) {
   net::set_nodelay(fd_);
   net::set_dead_peer_timeout(fd_, kDeadPeer);
   arm_idle();
+  heard_at_ = reactor_.now();
+  reactor_.timers().arm(quiet_, heard_at_ + kQuietPeer);
   FL_TRY(reactor_.watch(fd_, *this));  // reports at once what is ready already
   if (!received_.empty()) open_records();
   return {};
@@ -50,6 +55,7 @@ void Tunnel::close(bool failed) noexcept {
   reactor_.unwatch(fd_);
   fd_.reset();
   idle_.cancel();
+  quiet_.cancel();
   owner_.on_tunnel_closed(*this, failed);
 }
 
@@ -98,6 +104,8 @@ void Tunnel::read() {
     if (got->state == net::IoState::kEnd) return close(!peer_closed_ || streams_.open_streams() != 0);
     if (got->state == net::IoState::kWouldBlock) break;
     received_.commit(got->bytes);
+    heard_at_ = reactor_.now();
+    asked_ = false;
     if (!open_records()) return;
     if (got->bytes < room.size() && !fin_seen_) break;
   }
@@ -238,6 +246,25 @@ void Tunnel::arm_idle() noexcept {
 void Tunnel::on_idle() noexcept {
   if (lingering_) return close(true);
   if (streams_.open_streams() == 0) drain();
+}
+
+// TCP notices a node that is gone, but not a process that hangs.
+void Tunnel::on_quiet() noexcept {
+  if (lingering_) return;
+  const TimePoint now = reactor_.now();
+  if (asked_) {
+    on_fault(hbone::Fault::kSilent);
+    return close(true);
+  }
+  TimePoint next = heard_at_ + kQuietPeer;
+  if (streams_.open_streams() == 0) {
+    next = now + kQuietPeer;
+  } else if (next <= now) {
+    asked_ = true;
+    streams_.ping(kKeepAlivePing);
+    next = now + kPongDeadline;
+  }
+  reactor_.timers().arm(quiet_, next);
 }
 
 }  // namespace fairlead::proxy

@@ -1,7 +1,8 @@
 // One HBONE tunnel after its handshake: socket, record layer and HTTP/2 connection joined together. Reads and
 // opens records, feeds frames to the streams; gathers the frames of all streams during a loop turn and seals
-// and sends them once at its end. Thread: the worker's. Ownership: the owner's, who destroys it at the end of
-// the turn after on_tunnel_closed().
+// and sends them once at its end. A peer with open streams that says nothing is asked (PING, RFC 9113 §6.7)
+// and given up when it does not answer. Thread: the worker's. Ownership: the owner's, who destroys it at the
+// end of the turn after on_tunnel_closed().
 #pragma once
 
 #include <memory>
@@ -64,6 +65,7 @@ class Tunnel final : public Deferred,
   void on_stream_closed(hbone::StreamId stream) override;
   void on_idle() noexcept;
   void arm_idle() noexcept;
+  void on_quiet() noexcept;
 
   void read();
   bool open_records();
@@ -85,7 +87,10 @@ class Tunnel final : public Deferred,
   Buffer received_;  // ciphertext, up to one incomplete record between turns
   Buffer sealed_;    // ciphertext the socket did not take yet
   Alarm<Tunnel, &Tunnel::on_idle> idle_;
-  TimePoint calm_at_;  // when the peer's frames are counted anew
+  Alarm<Tunnel, &Tunnel::on_quiet> quiet_;
+  TimePoint heard_at_;  // when the last bytes of the peer came
+  bool asked_ = false;  // a PING is out, and nothing has come since
+  TimePoint calm_at_;   // when the peer's frames are counted anew
   bool client_;
   bool writable_ = false;
   bool fin_seen_ = false;
