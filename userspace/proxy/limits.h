@@ -16,6 +16,7 @@ constexpr int kMaxEndpointTries = 3;               // of a Service, for one conn
 constexpr size_t kMaxSuspects = 64;                // remembered per pod
 constexpr size_t kMaxDiscarded = 8 * 1024 * 1024;  // read and dropped of a peer that was given up
 constexpr int kMaxRefusedTries = 4;  // a stream the peer has refused unseen (RFC 9113 §8.7) is tried anew
+constexpr size_t kMaxEarlyBytes = 16 * 1024;      // sent behind a CONNECT that is not answered yet
 constexpr size_t kMaxFirstBytes = 16 * 1024;      // kept while the first bytes are classified
 constexpr size_t kMaxHandshakeBytes = 64 * 1024;  // received in one handshake
 constexpr size_t kMaxHandshakesPerSource = 64;    // under way at once, from one address to this worker's pods
@@ -44,6 +45,7 @@ constexpr std::chrono::seconds kDeadPeer{5};
 // A peer that has streams and says nothing this long is asked whether it lives, and has that long to answer.
 constexpr std::chrono::seconds kQuietPeer{10};
 constexpr std::chrono::seconds kPongDeadline{10};
+constexpr std::chrono::seconds kHeardLately{1};           // a tunnel that is trusted with early bytes
 constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
 constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
 constexpr std::chrono::seconds kLinger{2};                // a peer that was given up has read why

@@ -90,6 +90,7 @@ Task<Result<void>> OutboundConnection::set_up() {
 
 Task<Result<void>> OutboundConnection::reach(Target target) {
   Result<void> result;
+  take_back();
   switch (target.kind) {
     case Target::Kind::kTunnelInPlace:
     case Target::Kind::kTunnelHbone: result = co_await through_tunnel(std::move(target)); break;
@@ -120,28 +121,43 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
     Result<void> answered = co_await ask(key, request, deadline);
     if (!answered) {
       ++worker_.counters().outbound_failed;
-      endpoint_failed_ = true;
+      endpoint_failed_ = !spoke();
       pod_->suspect(target.endpoint);
       co_return Error(std::move(answered).error());
     }
     if (!stream_->refused()) break;
   }
-  if (stream_->status() != 200) {
-    ++(stream_->status() == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
-    endpoint_failed_ = stream_->status() == 503 || stream_->status() == -1;
-    co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", stream_->status()));
-  }
-  co_return stream_->start(std::move(application_));
+  const int status = stream_->status();
+  if (status == 200) co_return application_ ? stream_->start(std::move(application_), std::move(said_)) : stream_->start();
+  ++(status == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
+  endpoint_failed_ = status == 503 || (status == -1 && !spoke());
+  co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", status));
+}
+
+// The peer that did not answer may have passed on what was said early: to say it elsewhere could say it
+// twice.
+bool OutboundConnection::spoke() const noexcept {
+  return stream_ && stream_->spoke();
+}
+
+void OutboundConnection::take_back() noexcept {
+  if (stream_ && !application_) application_ = stream_->take_back(said_);
 }
 
 // A stream of its own, and the answer to its CONNECT.
 Task<Result<void>> OutboundConnection::ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline) {
+  const bool in_place = key.in_place;
+  take_back();
   Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(std::move(key), deadline);
   if (!tunnel) co_return Error(std::move(tunnel).error());
   record_.tunnel_id = (*tunnel)->id();
   record_.peer = (*tunnel)->peer();
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
+  // Only between our own ends, for others may want to answer first; and not to one that may be dead: what was
+  // said cannot be said to another endpoint.
+  if (in_place && (*tunnel)->heard_lately())
+    FL_CO_TRY(stream_->speak_early(std::move(application_), std::move(said_)));
   if (stream_->status() == 0) {
     const bool told =
         co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
@@ -167,7 +183,7 @@ Task<Result<void>> OutboundConnection::to_self(Target target) {
   }
   name_ = std::move(application->name);
   sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
-  co_return sockets_->start(std::move(application_), std::move(application->fd), Buffer(), false);
+  co_return sockets_->start(std::move(application_), std::move(application->fd), std::move(said_), false);
 }
 
 Task<Result<void>> OutboundConnection::plain(Target target) {
@@ -182,7 +198,7 @@ Task<Result<void>> OutboundConnection::plain(Target target) {
   endpoint_failed_ = !connected;
   if (!connected) co_return Error(std::move(connected).error());
   sockets_ = std::make_unique<SocketRelay>(worker_.reactor(), *this);
-  co_return sockets_->start(std::move(application_), std::move(fd), Buffer(), false);
+  co_return sockets_->start(std::move(application_), std::move(fd), std::move(said_), false);
 }
 
 }  // namespace fairlead::proxy

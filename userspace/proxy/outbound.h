@@ -34,9 +34,12 @@ class OutboundConnection final : public Connection, public RelayOwner {
   Task<Result<void>> ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline);
   Task<Result<void>> to_self(Target target);
   Task<Result<void>> plain(Target target);
+  void take_back() noexcept;
+  [[nodiscard]] bool spoke() const noexcept;
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
   UniqueFd application_;
+  Buffer said_;  // by the application early, to be said elsewhere
   SocketAddress client_;
   ClientName name_;
   std::optional<StreamRelay> stream_;

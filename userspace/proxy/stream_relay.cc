@@ -28,10 +28,43 @@ void StreamRelay::refuse(int status) noexcept {
   if (connection_ != nullptr) std::exchange(connection_, nullptr)->respond(stream_, status);
 }
 
-Result<void> StreamRelay::start(UniqueFd application) {
+Result<void> StreamRelay::speak_early(UniqueFd application, Buffer said) {
   application_ = std::move(application);
-  state_ = State::kRelaying;
+  said_ = std::move(said);
+  sent_ = said_.size();
+  FL_TRY(reactor_.watch(application_, *this));
+  readable_ = true;  // often the first words are there already, and leave together with the request
+  read_application();
+  return {};
+}
+
+UniqueFd StreamRelay::take_back(Buffer& said) noexcept {
+  if (application_) reactor_.unwatch(application_);
+  said = std::move(said_);
+  said_again_ = 0;
+  UniqueFd application = std::move(application_);
+  abort();
+  return application;
+}
+
+Result<void> StreamRelay::start(UniqueFd application, Buffer said) {
+  application_ = std::move(application);
+  said_ = std::move(said);
+  sent_ = said_.size();
   FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
+  return start();
+}
+
+Result<void> StreamRelay::start() {
+  if (state_ != State::kOpening) return Error(ErrorKind::kClosed, "the application is gone");
+  state_ = State::kRelaying;
+  writable_ = true;  // a connected socket with nothing in it
+  if (!pending_.empty()) {
+    flush_pending();
+  } else if (peer_ended_) {
+    finish_write_side();
+  }
+  if (state_ == State::kRelaying && has_to_say()) read_application();
   return {};
 }
 
@@ -40,6 +73,7 @@ void StreamRelay::abort() noexcept {
   state_ = State::kOver;
   if (connection_ != nullptr) std::exchange(connection_, nullptr)->reset(stream_, hbone::ErrorCode::kCancel);
   release_application(true);
+  said_.release();
   answer_.notify_all();
 }
 
@@ -72,17 +106,13 @@ void StreamRelay::check_over() noexcept {
 // -------------------------------------------------------------------------------------------
 
 void StreamRelay::on_io(uint32_t events) noexcept {
-  if (state_ != State::kRelaying) return;
+  if (state_ == State::kOver) return;
   if ((events & EPOLLERR) != 0) return fail(hbone::ErrorCode::kConnectError);
-  if ((events & EPOLLOUT) != 0) {
+  if ((events & EPOLLOUT) != 0 && state_ == State::kRelaying) {
     writable_ = true;
-    if (!pending_.empty()) {
-      flush_pending();
-    } else if (peer_ended_) {
-      finish_write_side();  // END_STREAM came before the application was connected
-    }
+    if (!pending_.empty()) flush_pending();
   }
-  if (state_ == State::kRelaying && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) {
+  if (state_ != State::kOver && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) {
     readable_ = true;
     if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) fin_seen_ = true;
     read_application();
@@ -90,25 +120,52 @@ void StreamRelay::on_io(uint32_t events) noexcept {
 }
 
 void StreamRelay::on_writable() {
-  if (state_ == State::kRelaying && readable_) read_application();
+  if (application_ && has_to_say()) read_application();
+}
+
+// Sends what was said on another stream. False: on_writable() goes on.
+bool StreamRelay::say_again() {
+  while (said_again_ < said_.size()) {
+    const size_t room = std::min(connection_->writable(stream_), said_.size() - said_again_);
+    if (room == 0) return false;
+    const auto into = connection_->prepare_data(stream_, room);
+    std::ranges::copy(said_.span().subspan(said_again_, room), into.begin());
+    connection_->commit_data(stream_, room, false);
+    said_again_ += room;
+  }
+  if (state_ == State::kRelaying) said_.release();
+  return true;
+}
+
+size_t StreamRelay::room() const noexcept {
+  if (state_ == State::kOpening && said_.size() >= kMaxEarlyBytes) return 0;
+  const size_t room = std::min(connection_->writable(stream_), kReadChunk);
+  return state_ == State::kOpening ? std::min(room, kMaxEarlyBytes - said_.size()) : room;
 }
 
 void StreamRelay::read_application() {
+  const bool early = state_ == State::kOpening;
+  if (connection_ == nullptr || !say_again()) return;
   while (readable_ && !read_side_closed_) {
-    const size_t room = std::min(connection_->writable(stream_), kReadChunk);
-    if (room == 0) return;  // on_writable() goes on
+    const size_t room = this->room();
+    if (room == 0) return;  // on_writable() or start() goes on
     const auto into = connection_->prepare_data(stream_, room);
     auto got = net::receive(application_, into.first(room));
     if (!got) {
       connection_->commit_data(stream_, 0, false);
       return fail(hbone::ErrorCode::kConnectError);
     }
+    if (early) {
+      said_.append(into.first(got->bytes));
+      said_again_ += got->bytes;
+    }
     connection_->commit_data(stream_, got->bytes, false);
     if (got->state == net::IoState::kWouldBlock) {
       readable_ = false;
       return;
     }
-    if (got->state == net::IoState::kEnd) return end_stream();
+    if (got->state == net::IoState::kEnd)
+      return early ? void() : end_stream();  // start() meets the FIN again
     sent_ += got->bytes;
     counters_.bytes_from_applications += got->bytes;
     // A short read emptied the socket, and what comes later raises a new edge; a FIN that came with it does
@@ -196,7 +253,7 @@ void StreamRelay::finish_write_side() {
 void StreamRelay::on_reset(hbone::ErrorCode code) {
   connection_ = nullptr;
   refused_ = code == hbone::ErrorCode::kRefusedStream && status_ == 0;
-  status_ = -1;
+  if (status_ == 0 || status_ == 200) status_ = -1;  // a refusal's status stays: the stream was to end anyway
   if (state_ == State::kOpening) {
     answer_.notify_all();
     return;

@@ -3,8 +3,10 @@
 //
 // Half-close: the application's FIN becomes END_STREAM and the other way round. Abort: a reset on one side
 // becomes a reset on the other. A slow application holds back at most the stream's window (credit is returned
-// for what was written), a slow tunnel stops the reading of the application. Thread: the worker's. Ownership:
-// the application's fd; the HTTP/2 connection is borrowed until the stream is over.
+// for what was written), a slow tunnel stops the reading of the application. Early bytes: a client's first
+// words may follow its CONNECT without waiting for the answer, which saves a round trip; they are kept until
+// the answer is 200, to be said once more where it is not. Thread: the worker's. Ownership: the application's
+// fd; the HTTP/2 connection is borrowed until the stream is over.
 #pragma once
 
 #include <coroutine>
@@ -27,6 +29,13 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
 
   // Client side: open() sends CONNECT; the answer is waited for with answered(), then start().
   Result<void> open(hbone::Connection& connection, const hbone::ConnectRequest& request);
+  // Client side, between open() and start(): up to kMaxEarlyBytes of the application are sent at once.
+  // `said`: what take_back() gave of another stream, sent again.
+  Result<void> speak_early(UniqueFd application, Buffer said);
+  // Client side, where no 200 came: ends the stream; the application and what it has said early, for another.
+  UniqueFd take_back(Buffer& said) noexcept;
+  // Whether early bytes were sent: a peer that did not answer may have passed them on.
+  [[nodiscard]] bool spoke() const noexcept { return said_again_ > 0; }
   // Server side: the stream exists.
   void adopt(hbone::Connection& connection, hbone::StreamId stream) noexcept;
   // Server side, instead of start(): answers with an error status, which ends the stream.
@@ -39,7 +48,9 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   // Starts to move bytes. Data that came on the stream before goes first. The socket must be one that resets
   // on close, from birth: until both directions are through, whoever closes it (the kernel, when the process
   // dies) breaks the connection, for a FIN would pass for the end of the data. Nagle's algorithm is off.
-  Result<void> start(UniqueFd application);
+  // `said`: what take_back() gave of another stream, for a client that did not speak early on this one.
+  Result<void> start(UniqueFd application, Buffer said = {});
+  Result<void> start();  // behind speak_early()
   // Resets both sides; on_relay_end is not called.
   void abort() noexcept;
 
@@ -56,6 +67,9 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
  private:
   enum class State : uint8_t { kOpening, kRelaying, kOver };
   void read_application();
+  bool say_again();
+  [[nodiscard]] bool has_to_say() const noexcept { return readable_ || said_again_ < said_.size(); }
+  [[nodiscard]] size_t room() const noexcept;
   void end_stream();
   void keep(hbone::Pieces pieces, size_t written);
   void flush_pending();
@@ -70,7 +84,9 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   hbone::Connection* connection_ = nullptr;  // null once the stream is over
   hbone::StreamId stream_ = 0;
   UniqueFd application_;
-  Buffer pending_;  // came from the stream, not yet accepted by the application
+  Buffer pending_;         // came from the stream, not yet accepted by the application
+  Buffer said_;            // early bytes, until the answer
+  size_t said_again_ = 0;  // of them, sent on this stream
   Signal answer_;
   uint64_t sent_ = 0;
   uint64_t received_ = 0;

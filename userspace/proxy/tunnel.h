@@ -12,6 +12,7 @@
 #include "event/reactor.h"
 #include "event/timer_wheel.h"
 #include "hbone/connection.h"
+#include "proxy/limits.h"
 #include "tls/handshake.h"
 
 namespace fairlead::proxy {
@@ -53,6 +54,7 @@ class Tunnel final : public Deferred,
   hbone::Connection& streams() noexcept { return streams_; }
   [[nodiscard]] const std::shared_ptr<const SpiffeId>& peer() const noexcept { return peer_; }
   [[nodiscard]] uint64_t id() const noexcept { return id_; }
+  [[nodiscard]] bool heard_lately() const noexcept { return reactor_.now() < heard_at_ + kHeardLately; }
   [[nodiscard]] bool usable() const noexcept { return !closed_ && !streams_.draining(); }
 
  private:
