@@ -213,6 +213,24 @@ TEST(DatapathOpen, WithoutBpffsSaysSo) {
   EXPECT_TRUE(Datapath::remove_all("/sys/fs/bpf/not-there/at-all"));
 }
 
+// More than one batch of a map walk: what the kernel writes must have room in the walk's buffers.
+TEST_F(DatapathLife, InventoryCountsAFullMapOfFlows) {
+  constexpr uint64_t kFlows = 5000;
+  const Map<abi::fl_connection, abi::fl_original> flows(datapath_->original_destinations());
+  for (uint64_t i = 1; i <= kFlows; ++i) {
+    abi::fl_connection connection{};
+    connection.netns_cookie = i;
+    ASSERT_TRUE(flows.put(connection, {}));
+  }
+  const auto inventory =
+      take_inventory({.pin_directory = directory_, .cgroup_mount = "", .cgroup_paths = {}});
+  ASSERT_TRUE(inventory) << inventory.error().text();
+  const auto map = std::find_if(inventory->maps.begin(), inventory->maps.end(),
+                                [](const MapInfo& info) { return info.ours && info.name == FL_MAP_ORIGDST; });
+  ASSERT_NE(map, inventory->maps.end());
+  EXPECT_EQ(map->entries, std::optional<uint64_t>(kFlows));
+}
+
 TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
   attach();
   const auto inventory =

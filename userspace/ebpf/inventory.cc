@@ -201,22 +201,24 @@ Result<void> list_links(const Ours& ours, BorrowedFd mount, std::vector<LinkInfo
   return walk("links", ::bpf_link_get_next_id, ::bpf_link_get_fd_by_id, visit);
 }
 
+// The kernel writes keys and values of the map's sizes, not of ours: another version's agent pinned others.
 template <class Key, class Value>
-std::optional<uint64_t> count(BorrowedFd map, size_t limit) {
-  const auto entries = Map<Key, Value>(map).entries(limit);
+std::optional<uint64_t> count(BorrowedFd map, const MapInfo& info) {
+  if (info.key_size != sizeof(Key) || info.value_size != sizeof(Value)) return std::nullopt;
+  const auto entries = Map<Key, Value>(map).entries(info.max_entries);
   if (!entries) return std::nullopt;
   return entries->size();
 }
 
 // Only our own hashes and the trie; arrays are always full, socket maps and storage cannot be read.
-std::optional<uint64_t> count_entries(BorrowedFd map, std::string_view name) {
-  if (name == FL_MAP_DESTS) return count<abi::fl_address, abi::fl_dest>(map, FL_MAX_DESTS);
-  if (name == FL_MAP_PODS) return count<uint64_t, abi::fl_pod>(map, FL_MAX_PODS);
-  if (name == FL_MAP_EXPORTS) return count<abi::fl_excluded_port, uint8_t>(map, FL_MAX_EXCLUDED_PORTS);
-  if (name == FL_MAP_EXCIDRS) return count<abi::fl_excluded_range, uint8_t>(map, FL_MAX_EXCLUDED_RANGES);
-  if (name == FL_MAP_NODE_IPS) return count<abi::fl_address, uint8_t>(map, FL_MAX_NODE_IPS);
-  if (name == FL_MAP_ORIGDST) return count<abi::fl_flow, abi::fl_original>(map, FL_MAX_ORIGDST);
-  if (name == FL_MAP_CLIENTS) return count<abi::fl_flow, abi::fl_client>(map, FL_MAX_CLIENTS);
+std::optional<uint64_t> count_entries(BorrowedFd map, const MapInfo& info) {
+  if (info.name == FL_MAP_DESTS) return count<abi::fl_address, abi::fl_dest>(map, info);
+  if (info.name == FL_MAP_PODS) return count<uint64_t, abi::fl_pod>(map, info);
+  if (info.name == FL_MAP_EXPORTS) return count<abi::fl_excluded_port, uint8_t>(map, info);
+  if (info.name == FL_MAP_EXCIDRS) return count<abi::fl_excluded_range, uint8_t>(map, info);
+  if (info.name == FL_MAP_NODE_IPS) return count<abi::fl_address, uint8_t>(map, info);
+  if (info.name == FL_MAP_ORIGDST) return count<abi::fl_connection, abi::fl_original>(map, info);
+  if (info.name == FL_MAP_CLIENTS) return count<abi::fl_flow, abi::fl_client>(map, info);
   return std::nullopt;
 }
 
@@ -243,7 +245,7 @@ Result<void> list_maps(const Ours& ours, bool count_them, std::vector<MapInfo>& 
     map.key_size = info->key_size;
     map.value_size = info->value_size;
     map.max_entries = info->max_entries;
-    if (map.ours && count_them) map.entries = count_entries(fd, map.name);
+    if (map.ours && count_them) map.entries = count_entries(fd, map);
     map.memory_bytes = memory_of(fd);
     maps.push_back(std::move(map));
     return {};
