@@ -16,6 +16,8 @@
 #define FL_MAP_SOCKETS "fl_sockets"   /* SK_STORAGE captured socket -> fl_captured (BPF only) */
 #define FL_MAP_COUNTERS "fl_counters" /* PERCPU_ARRAY enum fl_counter -> __u64 */
 #define FL_MAP_ERRORS "fl_errors"     /* PERCPU_ARRAY enum fl_site (sites.h) -> __u64: failing helpers */
+#define FL_MAP_TRACER "fl_tracer" /* ARRAY of one fl_tracer (trace.h); mapped by `fairlead bpf trace` */
+#define FL_MAP_EVENTS "fl_events" /* RINGBUF of fl_event, while somebody traces */
 #define FL_MAP_VERSION "fl_version" /* ARRAY of one __u32: FL_ABI_VERSION of the maps pinned beside it */
 
 #define FL_MAX_DESTS 131072
@@ -26,5 +28,6 @@
 #define FL_MAX_ORIGDST 65536
 #define FL_MAX_CLIENTS 131072
 #define FL_MAX_LISTENERS 4096 /* two directions, two families */
+#define FL_EVENTS_BYTES 524288 /* of the ring: some 3,800 events */
 
 #endif

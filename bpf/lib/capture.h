@@ -6,14 +6,6 @@
 #include "lib/addr.h"
 #include "lib/maps.h"
 
-enum fl_verdict {
-	FL_UNTOUCHED = 0,
-	FL_CAPTURE,
-	FL_EXCLUDE, /* untouched, because the pod asked for it */
-	FL_REFUSE,
-	FL_DENY, /* cannot be decided */
-};
-
 static __always_inline int fl_is_tcp(__u32 type, __u32 protocol)
 {
 	return type == FL_SOCK_STREAM && (protocol == FL_IPPROTO_TCP || protocol == FL_IPPROTO_MPTCP);
@@ -21,19 +13,19 @@ static __always_inline int fl_is_tcp(__u32 type, __u32 protocol)
 
 /* The decision for a destination that fl_dests knows. `pod` is null when the socket's netns is no enrolled pod's: a
  * process of the pod went to another namespace, where 127.0.0.1 is somebody else's. Its traffic may be meant for the
- * mesh and must not leave as plaintext, so it is denied.
+ * mesh and must not leave as plaintext, so it is denied. `excluded`: by what the pod asked for, or FL_END_NONE.
  */
-static __always_inline enum fl_verdict fl_decide(__u32 dest_flags, const struct fl_pod *pod, int excluded)
+static __always_inline enum fl_end fl_decide(__u32 dest_flags, const struct fl_pod *pod, enum fl_end excluded)
 {
 	if (!pod || !pod->outbound_port)
-		return FL_DENY;
+		return FL_END_FOREIGN_NETNS;
 	if (excluded)
-		return FL_EXCLUDE;
+		return excluded;
 	if (dest_flags & FL_DEST_REFUSE)
-		return FL_REFUSE;
+		return FL_END_NO_ENDPOINTS;
 	if (dest_flags & FL_DEST_CAPTURE)
-		return FL_CAPTURE;
-	return FL_DENY; /* written by a newer agent */
+		return FL_END_MESH;
+	return FL_END_UNKNOWN_DEST;
 }
 
 static __always_inline int fl_port_excluded(__u64 cookie, __be16 port, __u8 direction)
@@ -58,6 +50,13 @@ static __always_inline int fl_range_excluded(__u64 cookie, const struct fl_addre
 
 	fl_range_key(&key, cookie, address);
 	return bpf_map_lookup_elem(&fl_excidrs, &key) != 0;
+}
+
+static __always_inline enum fl_end fl_excluded(__u64 cookie, const struct fl_endpoint *to)
+{
+	if (fl_port_excluded(cookie, to->port, FL_OUTBOUND))
+		return FL_END_EXCLUDED_PORT;
+	return fl_range_excluded(cookie, &to->address) ? FL_END_EXCLUDED_RANGE : FL_END_NONE;
 }
 
 /* Whether a connection to (address, port) is the one that `captured` speaks of. The storage outlives the connect() it

@@ -13,6 +13,7 @@
 
 #include "abi/maps.h"
 #include "abi/sites.h"
+#include "abi/trace.h"
 #include "abi/types.h"
 
 /* From headers that do not compile for BPF. */

@@ -98,4 +98,18 @@ struct {
 	__type(value, __u64);
 } fl_errors SEC(".maps");
 
+/* Mapped: the tracer renews its lease while programs count what they lost, each with a store of its own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct fl_tracer);
+} fl_tracer SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, FL_EVENTS_BYTES);
+} fl_events SEC(".maps");
+
 #endif

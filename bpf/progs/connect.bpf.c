@@ -9,6 +9,7 @@
 #include "lib/capture.h"
 #include "lib/counters.h"
 #include "lib/storage.h"
+#include "lib/trace.h"
 
 /* What an earlier connect() of this socket left must not speak for this one, which may go to the agent itself. */
 static __always_inline void forget(struct bpf_sock_addr *ctx)
@@ -52,48 +53,86 @@ static __always_inline __u32 bound_port(struct bpf_sock_addr *ctx)
 	return sk ? sk->src_port : 0;
 }
 
-/* Returns what the program returns; agent->port is set when the destination is to be rewritten. */
-static __always_inline int on_connect(struct bpf_sock_addr *ctx, const struct fl_endpoint *to,
-				      struct fl_endpoint *agent)
+static __always_inline enum fl_end judge(struct bpf_sock_addr *ctx, const struct fl_endpoint *to,
+					 struct fl_endpoint *agent)
 {
 	const struct fl_dest *dest;
 	const struct fl_pod *pod;
-	int excluded = 0;
+	enum fl_end end;
 	__u64 cookie;
 
 	if (!fl_is_tcp(ctx->type, ctx->protocol))
-		return 1;
+		return FL_END_NOT_TCP;
 	if (fl_addr_stays_here(&to->address)) {
 		forget(ctx);
-		return 1;
+		return FL_END_LOOPBACK;
 	}
 	dest = bpf_map_lookup_elem(&fl_dests, &to->address);
 	if (!dest)
-		return 1;
+		return FL_END_OUTSIDE;
 
 	fl_count(FL_COUNT_CONNECT_SEEN);
 	cookie = bpf_get_netns_cookie(ctx);
 	pod = bpf_map_lookup_elem(&fl_pods, &cookie);
-	if (pod)
-		excluded = fl_port_excluded(cookie, to->port, FL_OUTBOUND) || fl_range_excluded(cookie, &to->address);
+	end = fl_decide(dest->flags, pod, pod ? fl_excluded(cookie, to) : FL_END_NONE);
+	if (end != FL_END_MESH)
+		return end;
+	if (!pod)
+		return FL_END_FOREIGN_NETNS;
+	fl_agent_endpoint(agent, to, pod->outbound_port, bound_port(ctx));
+	return remember(ctx, to, cookie, agent) ? FL_END_MESH : FL_END_NO_STORAGE;
+}
 
-	switch (fl_decide(dest->flags, pod, excluded)) {
-	case FL_EXCLUDE:
-		fl_count(FL_COUNT_CONNECT_EXCLUDED);
-		return 1;
-	case FL_REFUSE:
-		return refuse(FL_COUNT_CONNECT_REFUSED);
-	case FL_CAPTURE:
-		if (!pod)
-			return refuse(FL_COUNT_CONNECT_DENIED);
-		fl_agent_endpoint(agent, to, pod->outbound_port, bound_port(ctx));
-		if (!remember(ctx, to, cookie, agent))
-			return refuse(FL_COUNT_CONNECT_DENIED);
+/* Returns what the program returns. The destination is to be rewritten at FL_END_MESH. */
+static __always_inline int rule(enum fl_end end)
+{
+	switch (end >> 8) {
+	case FL_VERDICT_CAPTURED:
 		fl_count(FL_COUNT_CONNECT_CAPTURED);
 		return 1;
-	default:
+	case FL_VERDICT_REFUSED:
+		return refuse(FL_COUNT_CONNECT_REFUSED);
+	case FL_VERDICT_DENIED:
 		return refuse(FL_COUNT_CONNECT_DENIED);
 	}
+	if (end == FL_END_EXCLUDED_PORT || end == FL_END_EXCLUDED_RANGE)
+		fl_count(FL_COUNT_CONNECT_EXCLUDED);
+	return 1;
+}
+
+__noinline int tell(struct bpf_sock_addr *ctx, __u32 end, const struct fl_endpoint *to, const struct fl_endpoint *agent)
+{
+	struct fl_event *event = to && agent ? fl_event(end, bpf_get_netns_cookie(ctx)) : 0;
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!event || !to || !agent)
+		return 0;
+	fl_event_process(event);
+	event->socket_cookie = bpf_get_socket_cookie(ctx);
+	event->protocol = ctx->protocol;
+	event->destination = *to;
+	if (end == FL_END_MESH)
+		event->loopback = *agent;
+	if (sk && sk->src_port) {
+		event->source.port = bpf_htons(sk->src_port);
+		if (sk->family == FL_AF_INET)
+			fl_addr_set4(&event->source.address, FL_CTX(sk->src_ip4));
+		else
+			fl_addr_set(&event->source.address, FL_CTX(sk->src_ip6[0]), FL_CTX(sk->src_ip6[1]),
+				    FL_CTX(sk->src_ip6[2]), FL_CTX(sk->src_ip6[3]));
+	}
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+static __always_inline enum fl_end on_connect(struct bpf_sock_addr *ctx, const struct fl_endpoint *to,
+					      struct fl_endpoint *agent)
+{
+	enum fl_end end = judge(ctx, to, agent);
+
+	if (fl_traced())
+		tell(ctx, end, to, agent);
+	return end;
 }
 
 SEC("cgroup/connect4")
@@ -101,15 +140,15 @@ int fl_connect4(struct bpf_sock_addr *ctx)
 {
 	struct fl_endpoint to = {.port = ctx->user_port};
 	struct fl_endpoint agent = {};
-	int allow;
+	enum fl_end end;
 
 	fl_addr_set4(&to.address, ctx->user_ip4);
-	allow = on_connect(ctx, &to, &agent);
-	if (allow && agent.port) {
+	end = on_connect(ctx, &to, &agent);
+	if (end == FL_END_MESH) {
 		ctx->user_ip4 = fl_addr_word(&agent.address, 3);
 		ctx->user_port = agent.port;
 	}
-	return allow;
+	return rule(end);
 }
 
 SEC("cgroup/connect6")
@@ -117,18 +156,18 @@ int fl_connect6(struct bpf_sock_addr *ctx)
 {
 	struct fl_endpoint to = {.port = ctx->user_port};
 	struct fl_endpoint agent = {};
-	int allow;
+	enum fl_end end;
 
 	fl_addr_set(&to.address, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-	allow = on_connect(ctx, &to, &agent);
-	if (allow && agent.port) {
+	end = on_connect(ctx, &to, &agent);
+	if (end == FL_END_MESH) {
 		ctx->user_ip6[0] = fl_addr_word(&agent.address, 0);
 		ctx->user_ip6[1] = fl_addr_word(&agent.address, 1);
 		ctx->user_ip6[2] = fl_addr_word(&agent.address, 2);
 		ctx->user_ip6[3] = fl_addr_word(&agent.address, 3);
 		ctx->user_port = agent.port;
 	}
-	return allow;
+	return rule(end);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,58 +6,76 @@
  */
 #include "lib/capture.h"
 #include "lib/counters.h"
+#include "lib/trace.h"
 
 static __always_inline const struct fl_captured *storage_of(struct bpf_sock_addr *ctx)
 {
 	return bpf_sk_storage_get(&fl_sockets, ctx->sk, 0, 0);
 }
 
-/* Whose name to show instead of the peer (address and port as the kernel has them); null: leave it. */
-static __always_inline int peer_name(struct bpf_sock_addr *ctx, struct fl_flow *peer, struct fl_endpoint *shown)
+/* Whose name to show instead of the peer (address and port as the kernel has them). FL_END_NONE: leave it. */
+static __always_inline enum fl_end peer_name(struct bpf_sock_addr *ctx, struct fl_flow *peer,
+					     struct fl_endpoint *shown)
 {
 	const struct fl_captured *captured;
 	const struct fl_client *client;
 
 	if (!fl_is_tcp(ctx->type, ctx->protocol))
-		return 0;
+		return FL_END_NONE;
 	captured = storage_of(ctx);
 	if (captured && fl_is_captured(captured, &peer->address, peer->port)) {
 		*shown = captured->original;
-		return 1;
+		return FL_END_DESTINATION_SHOWN;
 	}
 	peer->netns_cookie = bpf_get_netns_cookie(ctx);
 	client = bpf_map_lookup_elem(&fl_clients, peer);
 	if (!client)
-		return 0;
+		return FL_END_NONE;
 	shown->address = client->address;
 	shown->port = client->port;
-	return 1;
+	return FL_END_CLIENT_SHOWN;
 }
 
-/* The pod's address to show instead of `local`; 0: leave it. The port stays: it is the one that is in use. */
-static __always_inline int local_name(struct bpf_sock_addr *ctx, const struct fl_address *local,
-				      struct fl_address *shown)
+/* The pod's address to show instead of the local one. The port stays: it is the one that is in use. */
+static __always_inline enum fl_end local_name(struct bpf_sock_addr *ctx, const struct fl_endpoint *local,
+					      struct fl_endpoint *shown)
 {
 	const struct fl_captured *captured;
 	const struct fl_pod *pod;
 	struct bpf_sock *sk = ctx->sk;
 	__u64 cookie;
 
-	if (!fl_is_tcp(ctx->type, ctx->protocol) || !fl_addr_is_loopback(local))
-		return 0;
+	if (!fl_is_tcp(ctx->type, ctx->protocol) || !fl_addr_is_loopback(&local->address))
+		return FL_END_NONE;
 	captured = storage_of(ctx);
 	/* A socket may be disconnected and made a listener: its loopback address is then its own. */
 	if (!captured || !(captured->flags & FL_CAPTURED) || !sk || sk->state == BPF_TCP_LISTEN)
-		return 0;
+		return FL_END_NONE;
 	cookie = captured->netns_cookie;
 	pod = bpf_map_lookup_elem(&fl_pods, &cookie);
-	if (!pod || !(pod->flags & (fl_addr_is_mapped(local) ? FL_POD_HAS_V4 : FL_POD_HAS_V6)))
+	if (!pod || !(pod->flags & (fl_addr_is_mapped(&local->address) ? FL_POD_HAS_V4 : FL_POD_HAS_V6)))
+		return FL_END_NONE;
+	shown->address = fl_addr_is_mapped(&local->address) ? pod->address4 : pod->address6;
+	shown->port = local->port;
+	return FL_END_POD_SHOWN;
+}
+
+__noinline int tell(struct bpf_sock_addr *ctx, __u32 end, const struct fl_endpoint *real, const struct fl_endpoint *shown)
+{
+	struct fl_event *event = real && shown ? fl_event(end, bpf_get_netns_cookie(ctx)) : 0;
+
+	if (!event || !real || !shown)
 		return 0;
-	if (fl_addr_is_mapped(local))
-		*shown = pod->address4;
+	fl_event_process(event);
+	event->socket_cookie = bpf_get_socket_cookie(ctx);
+	event->protocol = ctx->protocol;
+	event->loopback = *real;
+	if (end == FL_END_DESTINATION_SHOWN)
+		event->destination = *shown;
 	else
-		*shown = pod->address6;
-	return 1;
+		event->source = *shown;
+	bpf_ringbuf_submit(event, 0);
+	return 0;
 }
 
 static __always_inline void show6(struct bpf_sock_addr *ctx, const struct fl_address *address)
@@ -79,11 +97,18 @@ SEC("cgroup/getpeername4")
 int fl_getpeername4(struct bpf_sock_addr *ctx)
 {
 	struct fl_flow peer = {.port = ctx->user_port};
-	struct fl_endpoint shown;
+	struct fl_endpoint real = {.port = ctx->user_port}, shown = {};
+	enum fl_end end;
 
 	fl_addr_set4(&peer.address, ctx->user_ip4);
+	real.address = peer.address;
+	end = peer_name(ctx, &peer, &shown);
 	/* an AF_INET socket cannot show an IPv6 client */
-	if (peer_name(ctx, &peer, &shown) && fl_addr_is_mapped(&shown.address)) {
+	if (end && !fl_addr_is_mapped(&shown.address))
+		end = FL_END_OTHER_FAMILY;
+	if (end && fl_traced())
+		tell(ctx, end, &real, &shown);
+	if (end && end != FL_END_OTHER_FAMILY) {
 		show4(ctx, &shown.address);
 		ctx->user_port = shown.port;
 	}
@@ -94,10 +119,15 @@ SEC("cgroup/getpeername6")
 int fl_getpeername6(struct bpf_sock_addr *ctx)
 {
 	struct fl_flow peer = {.port = ctx->user_port};
-	struct fl_endpoint shown;
+	struct fl_endpoint real = {.port = ctx->user_port}, shown = {};
+	enum fl_end end;
 
 	fl_addr_set(&peer.address, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-	if (peer_name(ctx, &peer, &shown)) {
+	real.address = peer.address;
+	end = peer_name(ctx, &peer, &shown);
+	if (end && fl_traced())
+		tell(ctx, end, &real, &shown);
+	if (end) {
 		show6(ctx, &shown.address);
 		ctx->user_port = shown.port;
 	}
@@ -107,22 +137,30 @@ int fl_getpeername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/getsockname4")
 int fl_getsockname4(struct bpf_sock_addr *ctx)
 {
-	struct fl_address local, shown;
+	struct fl_endpoint local = {.port = ctx->user_port}, shown = {};
+	enum fl_end end;
 
-	fl_addr_set4(&local, ctx->user_ip4);
-	if (local_name(ctx, &local, &shown))
-		show4(ctx, &shown);
+	fl_addr_set4(&local.address, ctx->user_ip4);
+	end = local_name(ctx, &local, &shown);
+	if (end && fl_traced())
+		tell(ctx, end, &local, &shown);
+	if (end)
+		show4(ctx, &shown.address);
 	return 1;
 }
 
 SEC("cgroup/getsockname6")
 int fl_getsockname6(struct bpf_sock_addr *ctx)
 {
-	struct fl_address local, shown;
+	struct fl_endpoint local = {.port = ctx->user_port}, shown = {};
+	enum fl_end end;
 
-	fl_addr_set(&local, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-	if (local_name(ctx, &local, &shown))
-		show6(ctx, &shown);
+	fl_addr_set(&local.address, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
+	end = local_name(ctx, &local, &shown);
+	if (end && fl_traced())
+		tell(ctx, end, &local, &shown);
+	if (end)
+		show6(ctx, &shown.address);
 	return 1;
 }
 

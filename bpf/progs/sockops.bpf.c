@@ -10,6 +10,7 @@
 #include "lib/capture.h"
 #include "lib/counters.h"
 #include "lib/storage.h"
+#include "lib/trace.h"
 
 /* The connection from the captured socket's side: its remote endpoint is the agent's. */
 static __always_inline void describe(struct bpf_sock_ops *ctx, struct fl_connection *connection)
@@ -42,56 +43,79 @@ static __always_inline struct fl_captured *captured_by(struct bpf_sock_ops *ctx,
 	return captured;
 }
 
-static __always_inline void publish(struct bpf_sock_ops *ctx)
+__noinline int tell(struct bpf_sock_ops *ctx, __u32 end, const struct fl_connection *connection)
 {
-	struct fl_connection connection = {};
-	struct fl_original original = {};
-	struct fl_captured *captured;
+	struct fl_event *event = connection ? fl_event(end, connection->netns_cookie) : 0;
+	struct bpf_sock *sk = ctx->sk;
+	const struct fl_captured *captured;
 
-	describe(ctx, &connection);
-	captured = captured_by(ctx, &connection);
-	if (!captured) {
-		/* What a captured connection left there that nobody took is not this one's. */
-		if (fl_addr_is_loopback(&connection.agent_address))
-			bpf_map_delete_elem(&fl_origdst, &connection);
-		return;
+	if (!event || !connection)
+		return 0;
+	captured = sk && end != FL_END_STALE_FLOW ? fl_storage(sk, 0) : 0;
+	event->protocol = FL_IPPROTO_TCP;
+	event->source.address = connection->address;
+	event->source.port = connection->port;
+	event->loopback.address = connection->agent_address;
+	event->loopback.port = connection->agent_port;
+	if (captured) {
+		event->destination = captured->original;
+		event->socket_cookie = captured->socket_cookie;
 	}
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* What a captured connection left there that nobody took is not this one's. */
+static __always_inline enum fl_end sweep(const struct fl_connection *connection)
+{
+	if (!fl_addr_is_loopback(&connection->agent_address))
+		return FL_END_NONE;
+	return bpf_map_delete_elem(&fl_origdst, connection) ? FL_END_NONE : FL_END_STALE_FLOW;
+}
+
+static __always_inline enum fl_end publish(struct bpf_sock_ops *ctx, const struct fl_connection *connection,
+					   const struct fl_captured *captured)
+{
+	struct fl_original original = {};
+
 	original.address = captured->original.address;
 	original.port = captured->original.port;
 	original.socket_cookie = captured->socket_cookie;
-	if (fl_failed(bpf_map_update_elem(&fl_origdst, &connection, &original, BPF_ANY), FL_SITE_SOCKOPS_PUBLISH))
-		return;
+	if (fl_failed(bpf_map_update_elem(&fl_origdst, connection, &original, BPF_ANY), FL_SITE_SOCKOPS_PUBLISH))
+		return FL_END_FLOW_FAILED;
 	fl_count(FL_COUNT_ORIGINAL_PUBLISHED);
 	fl_failed(bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG),
 		  FL_SITE_SOCKOPS_FLAGS);
+	return FL_END_FLOW;
 }
 
 /* Refused, timed out, or closed before it was established: nobody will accept it. */
-static __always_inline void withdraw(struct bpf_sock_ops *ctx)
+static __always_inline enum fl_end withdraw(const struct fl_connection *connection, struct fl_captured *captured)
 {
-	struct fl_connection connection = {};
-	struct fl_captured *captured;
-
-	describe(ctx, &connection);
-	captured = captured_by(ctx, &connection);
-	if (!captured)
-		return;
-	bpf_map_delete_elem(&fl_origdst, &connection); /* not found: the LRU was faster */
+	bpf_map_delete_elem(&fl_origdst, connection); /* not found: the LRU was faster */
 	captured->flags = 0;
+	return FL_END_NOT_ESTABLISHED;
 }
 
 SEC("sockops")
 int fl_sockops(struct bpf_sock_ops *ctx)
 {
-	switch (ctx->op) {
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		publish(ctx);
-		break;
-	case BPF_SOCK_OPS_STATE_CB:
-		if (ctx->args[0] == BPF_TCP_SYN_SENT && ctx->args[1] == BPF_TCP_CLOSE)
-			withdraw(ctx);
-		break;
-	}
+	struct fl_connection connection = {};
+	struct fl_captured *captured;
+	enum fl_end end;
+	int begins = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+
+	if (!begins && (ctx->op != BPF_SOCK_OPS_STATE_CB || ctx->args[0] != BPF_TCP_SYN_SENT ||
+			ctx->args[1] != BPF_TCP_CLOSE))
+		return 1;
+	describe(ctx, &connection);
+	captured = captured_by(ctx, &connection);
+	if (captured)
+		end = begins ? publish(ctx, &connection, captured) : withdraw(&connection, captured);
+	else
+		end = begins ? sweep(&connection) : FL_END_NONE;
+	if (end && fl_traced())
+		tell(ctx, end, &connection);
 	return 1;
 }
 

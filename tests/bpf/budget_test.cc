@@ -12,8 +12,10 @@
 #include <sstream>
 
 #include "base/file.h"
+#include "bpf/abi/trace.h"
 #include "bpf/abi/types.h"
 #include "connect_bpf.skel.h"
+#include "decisions_bpf.skel.h"
 #include "lookup_bpf.skel.h"
 #include "names_bpf.skel.h"
 #include "sockops_bpf.skel.h"
@@ -88,13 +90,20 @@ class Layout : public testing::Test {
  protected:
   void SetUp() override {
     connect_ = connect_bpf::open();
-    ASSERT_TRUE(connect_ != nullptr);
+    decisions_ = decisions_bpf::open();
+    ASSERT_TRUE(connect_ != nullptr && decisions_ != nullptr);
   }
-  void TearDown() override { connect_bpf::destroy(connect_); }
+  void TearDown() override {
+    connect_bpf::destroy(connect_);
+    decisions_bpf::destroy(decisions_);
+  }
   const btf_type* find(const char* name) {
-    btf_ = bpf_object__btf(connect_->obj);
-    const int id = btf__find_by_name_kind(btf_, name, BTF_KIND_STRUCT);
-    return id < 0 ? nullptr : btf__type_by_id(btf_, static_cast<uint32_t>(id));
+    for (const bpf_object* object : {connect_->obj, decisions_->obj}) {
+      btf_ = bpf_object__btf(object);
+      const int id = btf__find_by_name_kind(btf_, name, BTF_KIND_STRUCT);
+      if (id >= 0) return btf__type_by_id(btf_, static_cast<uint32_t>(id));
+    }
+    return nullptr;
   }
   void expect_size(const char* name, size_t size, size_t members) {
     const btf_type* type = find(name);
@@ -115,6 +124,7 @@ class Layout : public testing::Test {
     ADD_FAILURE() << name << " has no " << member;
   }
   connect_bpf* connect_ = nullptr;
+  decisions_bpf* decisions_ = nullptr;
   const btf* btf_ = nullptr;
 };
 
@@ -159,6 +169,26 @@ TEST_F(Layout, AbiStructsAreTheSameOnBothSides) {
   EXPECT_MEMBER(fl_listener_key, netns_cookie);
   EXPECT_MEMBER(fl_listener_key, family);
   EXPECT_MEMBER(fl_listener_key, direction);
+  expect_size("fl_endpoint", sizeof(abi::fl_endpoint), 3);
+  EXPECT_MEMBER(fl_endpoint, port);
+  expect_size("fl_tracer", sizeof(abi::fl_tracer), 5);
+  EXPECT_MEMBER(fl_tracer, until);
+  EXPECT_MEMBER(fl_tracer, lost);
+  EXPECT_MEMBER(fl_tracer, netns_cookie);
+  EXPECT_MEMBER(fl_tracer, verdicts);
+  EXPECT_MEMBER(fl_tracer, pid);
+  expect_size("fl_event", sizeof(abi::fl_event), 11);
+  EXPECT_MEMBER(fl_event, time);
+  EXPECT_MEMBER(fl_event, netns_cookie);
+  EXPECT_MEMBER(fl_event, cgroup_id);
+  EXPECT_MEMBER(fl_event, socket_cookie);
+  EXPECT_MEMBER(fl_event, source);
+  EXPECT_MEMBER(fl_event, destination);
+  EXPECT_MEMBER(fl_event, loopback);
+  EXPECT_MEMBER(fl_event, pid);
+  EXPECT_MEMBER(fl_event, end);
+  EXPECT_MEMBER(fl_event, protocol);
+  EXPECT_MEMBER(fl_event, comm);
 }
 
 }  // namespace

@@ -280,7 +280,7 @@ TEST_F(DatapathLife, InventoryShowsOursAndWhere) {
     EXPECT_EQ(map.entries, std::optional<uint64_t>(1));
     EXPECT_GT(map.memory_bytes, size_t{FL_MAX_PODS} * sizeof(abi::fl_pod));
   }
-  EXPECT_EQ(maps, 12u + 3u) << "those pinned, and the constants of connect, sockops and lookup";
+  EXPECT_EQ(maps, 14u + 3u) << "those pinned, and the constants of connect, sockops and lookup";
 }
 
 TEST_F(DatapathLife, FlowMapsNeedNoPrivilege) {

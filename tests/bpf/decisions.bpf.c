@@ -119,4 +119,11 @@ int test_range_key(struct range_args *args)
 	return 0;
 }
 
+/* So that the type is in the BTF of an object: programs only ever have it behind a pointer of the ring. */
+SEC("syscall")
+int test_event(struct fl_event *event)
+{
+	return event->end;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

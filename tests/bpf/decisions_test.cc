@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/net_types.h"
+#include "bpf/abi/trace.h"
 #include "bpf/abi/types.h"
 #include "decisions_bpf.skel.h"
 #include "ebpf/abi_convert.h"
@@ -173,23 +174,24 @@ TEST_F(Endpoint, Ipv6NeverDialsThePortItIsBoundTo) {
 }
 
 TEST_F(Decisions, WhatCannotBeDecidedIsDenied) {
-  enum Verdict : uint32_t { kUntouched, kCapture, kExclude, kRefuse, kDeny };
   const struct {
     const char* what;
     uint32_t flags, has_pod;
     uint16_t outbound_port;
     uint32_t excluded;
-    Verdict verdict;
+    uint32_t verdict;
   } cases[] = {
-      {"a mesh destination", FL_DEST_CAPTURE, 1, 15001, 0, kCapture},
-      {"a service without endpoints", FL_DEST_REFUSE, 1, 15001, 0, kRefuse},
-      {"refusal wins over capture", FL_DEST_REFUSE | FL_DEST_CAPTURE, 1, 15001, 0, kRefuse},
-      {"an excluded destination", FL_DEST_CAPTURE, 1, 15001, 1, kExclude},
-      {"an excluded service without endpoints", FL_DEST_REFUSE, 1, 15001, 1, kExclude},
-      {"no pod of ours", FL_DEST_CAPTURE, 0, 15001, 0, kDeny},
-      {"a pod without listener", FL_DEST_CAPTURE, 1, 0, 0, kDeny},
-      {"no flags", 0, 1, 15001, 0, kDeny},
-      {"a flag of the future", 0x80, 1, 15001, 0, kDeny},
+      {"a mesh destination", FL_DEST_CAPTURE, 1, 15001, 0, abi::FL_END_MESH},
+      {"a service without endpoints", FL_DEST_REFUSE, 1, 15001, 0, abi::FL_END_NO_ENDPOINTS},
+      {"refusal wins over capture", FL_DEST_REFUSE | FL_DEST_CAPTURE, 1, 15001, 0, abi::FL_END_NO_ENDPOINTS},
+      {"an excluded destination", FL_DEST_CAPTURE, 1, 15001, abi::FL_END_EXCLUDED_PORT,
+       abi::FL_END_EXCLUDED_PORT},
+      {"an excluded service without endpoints", FL_DEST_REFUSE, 1, 15001, abi::FL_END_EXCLUDED_PORT,
+       abi::FL_END_EXCLUDED_PORT},
+      {"no pod of ours", FL_DEST_CAPTURE, 0, 15001, 0, abi::FL_END_FOREIGN_NETNS},
+      {"a pod without listener", FL_DEST_CAPTURE, 1, 0, 0, abi::FL_END_FOREIGN_NETNS},
+      {"no flags", 0, 1, 15001, 0, abi::FL_END_UNKNOWN_DEST},
+      {"a flag of the future", 0x80, 1, 15001, 0, abi::FL_END_UNKNOWN_DEST},
   };
   for (const auto& c : cases) {
     DecideArgs args;
