@@ -139,8 +139,12 @@ json net_pods(const Options& options) {
   return pods.is_array() ? pods : json::array();
 }
 
+json agent_status(const Options& options) {
+  return quiet(options, "status");
+}
+
 std::string bpf_directory(const Options& options) {
-  const json status = quiet(options, "status");
+  const json status = agent_status(options);
   const auto where = json::json_pointer("/bpf/directory");
   return status.is_object() && status.contains(where) ? status.at(where).get<std::string>() : std::string();
 }

@@ -32,6 +32,8 @@ constexpr std::array kCommands = {
     Command{"bpf", "progs", "", "BPF programs on our hooks, ours and others', with run time", run_bpf_progs},
     Command{"bpf", "maps", "", "our BPF maps and how full they are", run_bpf_maps},
     Command{"bpf", "links", "", "what is attached where, ours and others'", run_bpf_links},
+    Command{"bpf", "trace", "[--pod NAMESPACE/NAME] [--verdict NAME[,NAME…]] [-n COUNT]",
+            "what the programs decide, live: captured, left alone, refused, and why", run_bpf_trace},
     Command{"check", "", "", "kernel features, cgroups, collisions, each with what to do", run_check},
 };
 

@@ -53,6 +53,7 @@ int run_why(const Options& options);
 int run_bpf_progs(const Options& options);
 int run_bpf_maps(const Options& options);
 int run_bpf_links(const Options& options);
+int run_bpf_trace(const Options& options);
 int run_check(const Options& options);
 
 // Parses everything and runs it: the whole program but for main(). `environment_run_directory` may be null.

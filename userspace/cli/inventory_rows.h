@@ -12,6 +12,7 @@ Result<ebpf::Inventory> read_inventory(const Options& options);
 nlohmann::json link_rows(const Options& options, const ebpf::Inventory& inventory);
 // Of the agent, if it runs: empty otherwise, and nothing is said about it.
 nlohmann::json net_pods(const Options& options);
+nlohmann::json agent_status(const Options& options);
 std::string bpf_directory(const Options& options);
 
 }  // namespace fairlead::cli

@@ -309,6 +309,14 @@ def op_udp(order):
         return names_of(sock)
 
 
+def op_udp_burst(order):
+    family, address = resolve(order["to"][0], order["to"][1], order.get("family"))
+    for _ in range(order["count"]):
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+    return {"count": order["count"]}
+
+
 def failure(error):
     return {"failed": type(error).__name__, "errno": getattr(error, "errno", None), "text": str(error)}
 

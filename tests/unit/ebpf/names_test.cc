@@ -5,14 +5,44 @@
 
 #include <algorithm>
 
+#include "base/file.h"
+#include "bpf/abi/trace.h"
 #include "ebpf/abi_convert.h"
 #include "ebpf/features.h"
 #include "ebpf/flow_maps.h"
 #include "ebpf/inventory_names.h"
 #include "ebpf/pins.h"
+#include "ebpf/tracer.h"
 
 namespace fairlead::ebpf {
 namespace {
+
+// docs/reference/trace.md names every end of every program, and no other.
+TEST(TraceReference, IsWhatTheProgramsSay) {
+  const auto text = read_file(FAIRLEAD_REFERENCE_DIR "/trace.md");
+  ASSERT_TRUE(text) << text.error().text();
+  const struct {
+    uint32_t end;
+    std::string_view hook, name;
+  } ends[] = {
+#define FL_END_ROW(id, verdict, hook, name) {abi::FL_END_##id, #hook, #name},
+      FL_ENDS(FL_END_ROW)
+#undef FL_END_ROW
+  };
+  const std::string_view verdicts[] = {"",
+#define FL_VERDICT_ROW(id, name) #name,
+                                       FL_VERDICTS(FL_VERDICT_ROW)
+#undef FL_VERDICT_ROW
+  };
+  for (const auto& [end, hook, name] : ends) {
+    const auto row = fmt::format("| `{}` | {} | `{}` |", hook, verdicts[end >> 8], name);
+    EXPECT_NE(text->find(row), std::string::npos) << row;
+    EXPECT_EQ(verdict_bit(verdicts[end >> 8]), 1u << (end >> 8)) << row;
+  }
+  size_t rows = 0;
+  for (size_t at = text->find("## Reasons"); (at = text->find("\n| `", at + 1)) != std::string::npos;) ++rows;
+  EXPECT_EQ(rows, std::size(ends)) << "a row of something else";
+}
 
 TEST(Cgroup2Mount, IsFoundAmongTheOthers) {
   const struct {
