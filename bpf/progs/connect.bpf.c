@@ -121,7 +121,7 @@ __noinline int tell(struct bpf_sock_addr *ctx, __u32 end, const struct fl_endpoi
 			fl_addr_set(&event->source.address, FL_CTX(sk->src_ip6[0]), FL_CTX(sk->src_ip6[1]),
 				    FL_CTX(sk->src_ip6[2]), FL_CTX(sk->src_ip6[3]));
 	}
-	bpf_ringbuf_submit(event, 0);
+	fl_event_submit(event);
 	return 0;
 }
 

@@ -87,7 +87,7 @@ __noinline int tell(struct bpf_sk_lookup *ctx, __u32 end, const struct fl_addres
 			event->socket_cookie = original->socket_cookie;
 		}
 	}
-	bpf_ringbuf_submit(event, 0);
+	fl_event_submit(event);
 	return 0;
 }
 

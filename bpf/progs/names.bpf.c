@@ -74,7 +74,7 @@ __noinline int tell(struct bpf_sock_addr *ctx, __u32 end, const struct fl_endpoi
 		event->destination = *shown;
 	else
 		event->source = *shown;
-	bpf_ringbuf_submit(event, 0);
+	fl_event_submit(event);
 	return 0;
 }
 

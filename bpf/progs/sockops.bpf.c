@@ -61,7 +61,7 @@ __noinline int tell(struct bpf_sock_ops *ctx, __u32 end, const struct fl_connect
 		event->destination = captured->original;
 		event->socket_cookie = captured->socket_cookie;
 	}
-	bpf_ringbuf_submit(event, 0);
+	fl_event_submit(event);
 	return 0;
 }
 

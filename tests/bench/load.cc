@@ -5,6 +5,8 @@
 //   request was due fairlead-load idle IP:PORT COUNT                 opens COUNT connections, proves each
 //   with a byte, prints "ready", holds them
 //                                                    until stdin closes
+//   fairlead-load churn IP:PORT,IP:PORT SECONDS      new connections, one after the other and to each address
+//   in turn: names asked for, a byte to and fro, reset
 // Results are one line of JSON on stdout.
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -179,6 +181,53 @@ Result<void> open_loop(const SocketAddress& to, int rate, int connections, int s
   return {};
 }
 
+// ---- churn
+// ---------------------------------------------------------------------------------------------------------------
+
+// A connection as an application has it that looks who it talks to. Reset at the end: no TIME_WAIT uses up
+// ports.
+Result<void> one_connection(const SocketAddress& to) {
+  FL_TRY_ASSIGN(const UniqueFd fd, dial(to));
+  const linger at_once{1, 0};
+  (void)::setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &at_once,
+                     sizeof at_once);  // ignoring: ports last longer
+  sockaddr_storage name{};
+  socklen_t length = sizeof name;
+  if (::getpeername(fd.get(), reinterpret_cast<sockaddr*>(&name), &length) != 0)
+    return Error::from_errno("getpeername");
+  length = sizeof name;
+  if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&name), &length) != 0)
+    return Error::from_errno("getsockname");
+  char byte = 'c';
+  if (::write(fd.get(), &byte, 1) != 1 || ::read(fd.get(), &byte, 1) != 1)
+    return Error(ErrorKind::kClosed, "churn: the peer closed");
+  return {};
+}
+
+Result<void> churn(const std::vector<SocketAddress>& targets, int seconds) {
+  std::vector<double> us;
+  const auto end = Clock::now() + std::chrono::seconds(seconds);
+  for (auto now = Clock::now(); now < end;) {
+    FL_TRY(one_connection(targets[us.size() % targets.size()]));
+    const auto after = Clock::now();
+    us.push_back(static_cast<double>(duration_cast<std::chrono::nanoseconds>(after - now).count()) / 1000);
+    now = after;
+  }
+  print_latencies(us, "connections_per_s", static_cast<double>(us.size()) / seconds);
+  return {};
+}
+
+Result<std::vector<SocketAddress>> targets_of(std::string_view list) {
+  std::vector<SocketAddress> targets;
+  for (size_t at = 0; at <= list.size();) {
+    const size_t comma = std::min(list.find(',', at), list.size());
+    FL_TRY_ASSIGN(const SocketAddress target, SocketAddress::parse(list.substr(at, comma - at)));
+    targets.push_back(target);
+    at = comma + 1;
+  }
+  return targets;
+}
+
 // ---- idle
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -209,12 +258,16 @@ Result<void> act(const std::vector<std::string>& words) {
   };
   if (words.size() == 2 && words[0] == "echo") return echo(static_cast<uint16_t>(number(1)));
   if (words.size() < 3)
-    return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle …");
+    return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle|churn …");
+  if (words[0] == "churn") {
+    FL_TRY_ASSIGN(const auto targets, targets_of(words[1]));
+    return churn(targets, number(2));
+  }
   FL_TRY_ASSIGN(const SocketAddress to, SocketAddress::parse(words[1]));
   if (words[0] == "pingpong") return pingpong(to, number(2));
   if (words[0] == "idle") return idle(to, number(2));
   if (words[0] == "open" && words.size() == 5) return open_loop(to, number(2), number(3), number(4));
-  return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle …");
+  return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle|churn …");
 }
 
 }  // namespace

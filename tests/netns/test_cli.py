@@ -137,6 +137,31 @@ def test_programs_tell_how_long_they_run(bed):
         assert progs[name]["runCount"] > 0 and progs[name]["runTimeNs"] > 0 and progs[name]["nsPerRun"] > 0
 
 
+def test_programs_are_measured_for_a_while(bed):
+    """Statistics are on for as long as the command runs, and what ran before is not counted."""
+    def switched_on():
+        with open("/proc/sys/kernel/bpf_stats_enabled") as file:
+            return file.read().strip() == "1"
+    with run_statistics():
+        bed.call("front/web", "who", to=["far.back", 80], family="4")
+    earlier = {entry["id"]: entry["runCount"] for entry in ask(bed, "bpf", "progs", node="node1")}
+    watch = subprocess.Popen([binary("fairlead"), "--run-dir", bed.names.run_directory("node1"), "-o", "json", "bpf", "progs", "--measure", "2"],
+                             stdout=subprocess.PIPE, text=True)
+    before = switched_on()
+
+    def measured():  # it holds an fd of the kernel's statistics from here on
+        return any("bpf-stats" in os.readlink(f"/proc/{watch.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{watch.pid}/fd"))
+    eventually(measured, 5, "it does not measure")
+    for _ in range(3):
+        bed.call("front/web", "who", to=["far.back", 80], family="4")
+    progs = {entry["name"]: entry for entry in json.loads(watch.communicate(timeout=30)[0]) if entry["owner"] == "fairlead"}
+    assert watch.returncode == 0 and switched_on() == before
+    assert progs["fl_connect4"]["runCount"] == 3 < 3 + earlier[progs["fl_connect4"]["id"]] and progs["fl_connect4"]["nsPerRun"] > 0
+    assert progs["fl_connect6"]["runCount"] == 0 and progs["fl_connect6"]["nsPerRun"] == 0
+    done = fairlead(bed, "bpf", "progs", "--measure", "0")
+    assert done.returncode == 2 and "Try:" in done.stderr, done
+
+
 def test_run_counts_that_are_off_are_no_silent_zeros(bed):
     with open("/proc/sys/kernel/bpf_stats_enabled") as file:
         off = file.read().strip() == "0"

@@ -3,7 +3,9 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "base/net_types.h"
 #include "cli/inventory_rows.h"
 #include "cli/output.h"
 
@@ -100,8 +102,38 @@ int run_bpf_links(const Options& options) {
   return kOk;
 }
 
+namespace {
+
+constexpr uint64_t kLongestMeasurement = 3600;
+
+// Run counts and times of the interval alone; what was loaded meanwhile began at nothing.
+Result<ebpf::Inventory> measure(const Options& options, std::chrono::seconds interval) {
+  FL_TRY_ASSIGN(const UniqueFd statistics, ebpf::enable_run_statistics());
+  FL_TRY_ASSIGN(const ebpf::Inventory before, read_inventory(options));
+  std::this_thread::sleep_for(interval);
+  FL_TRY_ASSIGN(ebpf::Inventory inventory, read_inventory(options));
+  std::map<uint32_t, const ebpf::ProgramInfo*> known;
+  for (const auto& program : before.programs) known[program.id] = &program;
+  for (auto& program : inventory.programs) {
+    const auto earlier = known.find(program.id);
+    if (earlier == known.end()) continue;
+    program.run_count -= earlier->second->run_count;
+    program.run_time_ns -= earlier->second->run_time_ns;
+  }
+  inventory.run_statistics = true;
+  return inventory;
+}
+
+}  // namespace
+
 int run_bpf_progs(const Options& options) {
-  const auto inventory = read_inventory(options);
+  const auto& words = options.arguments;
+  const auto seconds = words.size() == 2 ? parse_number(words[1], kLongestMeasurement) : std::nullopt;
+  if (!words.empty() && (words[0] != "--measure" || seconds.value_or(0) == 0))
+    return complain(
+        kUsage,
+        fmt::format("bpf progs: unexpected '{}'\n  Try: fairlead bpf progs [--measure SECONDS]", words[0]));
+  const auto inventory = seconds ? measure(options, std::chrono::seconds(*seconds)) : read_inventory(options);
   if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
   json rows = json::array();
   for (const auto& program : inventory->programs) {
@@ -128,7 +160,9 @@ int run_bpf_progs(const Options& options) {
               {"NS/RUN", [](const json& row) { return fmt::format("{:.0f}", row.value("nsPerRun", 0.0)); }},
               column("INSTRUCTIONS", "instructions")});
   if (!inventory->run_statistics && options.format == Format::kTable) {
-    complain(kOk, "run counts are off in the kernel: sysctl kernel.bpf_stats_enabled=1");
+    complain(kOk,
+             "run counts are off in the kernel: fairlead bpf progs --measure 5 switches them on for so long; "
+             "sysctl kernel.bpf_stats_enabled=1 for good");
   }
   return kOk;
 }

@@ -350,10 +350,8 @@ int Session::run() {
   if (const int failed = begin(); failed != kOk) return failed;
   auto next_tick = Steady::now() + ebpf::kTraceRenewal;
   for (;;) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(next_tick - Steady::now()).count();
     pollfd watched[] = {{tracer_.events().get(), POLLIN, 0}, {signals_.fd(), POLLIN, 0}};
-    ::poll(watched, std::size(watched), more_ ? 0 : static_cast<int>(std::max<int64_t>(left, 0)));
+    ::poll(watched, std::size(watched), more_ ? 0 : static_cast<int>(ebpf::kTracePoll.count()));
     if (const auto status = read()) return *status;
     if (watched[1].revents != 0) return kOk;
     if (Steady::now() < next_tick) continue;

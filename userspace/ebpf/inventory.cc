@@ -321,4 +321,10 @@ Result<Inventory> take_inventory(const InventoryOptions& options) {
   return inventory;
 }
 
+Result<UniqueFd> enable_run_statistics() {
+  UniqueFd fd(::bpf_enable_stats(BPF_STATS_RUN_TIME));
+  if (!fd) return bpf_error("switch run statistics on", errno);
+  return fd;
+}
+
 }  // namespace fairlead::ebpf

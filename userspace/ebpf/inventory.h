@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace fairlead::ebpf {
 
@@ -92,5 +93,9 @@ struct InventoryOptions {
 constexpr size_t kMaxObjects = 65536;
 
 Result<Inventory> take_inventory(const InventoryOptions& options);
+
+// BPF_ENABLE_STATS: every program's runs are counted and timed while the fd is open, whatever
+// kernel.bpf_stats_enabled says and whoever else does the same. Needs CAP_SYS_ADMIN.
+Result<UniqueFd> enable_run_statistics();
 
 }  // namespace fairlead::ebpf

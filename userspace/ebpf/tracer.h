@@ -20,6 +20,7 @@ namespace fairlead::ebpf {
 
 constexpr std::chrono::milliseconds kTraceLease{3000};
 constexpr std::chrono::milliseconds kTraceRenewal{1000};
+constexpr std::chrono::milliseconds kTracePoll{50};  // events wake nobody until the ring is half full
 constexpr size_t kMaxTraceBatch = 1024;  // events read before the caller may look at something else
 
 struct TraceEvent {
@@ -55,7 +56,7 @@ class Tracer {
   void wish(const TraceWish& wish) noexcept;
   // Every kTraceRenewal. False: the lease had run out, and what happened meanwhile nobody tells.
   [[nodiscard]] bool renew() noexcept;
-  // Readable when there are events.
+  // Wakes a poll() when the ring is half full; for less, read() every kTracePoll.
   [[nodiscard]] BorrowedFd events() const noexcept;
   // Calls `take` for at most kMaxTraceBatch events, until it returns false. True: there may be more.
   using Take = std::function<bool(const TraceEvent&)>;
