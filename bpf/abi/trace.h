@@ -53,6 +53,7 @@ enum fl_verdict {
 	X(NO_STORAGE, DENIED, connect, no_memory)                                                      \
 	X(FLOW, PUBLISHED, sockops, captured_flow)                                                     \
 	X(FLOW_FAILED, LOST, sockops, map_refused)                                                     \
+	X(FLOW_CONTESTED, LOST, sockops, contested_flow) /* an earlier one may wait for the agent */   \
 	X(NOT_ESTABLISHED, WITHDRAWN, sockops, not_established)                                        \
 	X(STALE_FLOW, WITHDRAWN, sockops, stale_flow) /* nobody took it, the port is used again */     \
 	X(INBOUND, CAPTURED, lookup, from_outside)                                                     \

@@ -90,7 +90,7 @@ struct fl_connection {
 };
 struct fl_original {
 	struct fl_address address;
-	__be16 port;
+	__be16 port; /* 0: contested, see sockops.bpf.c; to be refused */
 	__u8 pad[6];
 	__u64 socket_cookie; /* of the captured socket */
 };

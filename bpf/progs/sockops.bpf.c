@@ -73,20 +73,36 @@ static __always_inline enum fl_end sweep(const struct fl_connection *connection)
 	return bpf_map_delete_elem(&fl_origdst, connection) ? FL_END_NONE : FL_END_STALE_FLOW;
 }
 
+/* An earlier connection between the same two endpoints, to another destination, was published and not taken. It is over,
+ * or this one could not have its port; but if it was reset, it may still be in the agent's backlog, with data. The agent
+ * cannot tell the two apart, so neither gets a destination: what was meant for one must not arrive at the other.
+ */
+static __always_inline int is_contested(const struct fl_connection *connection, const struct fl_captured *captured)
+{
+	const struct fl_original *held = bpf_map_lookup_elem(&fl_origdst, connection);
+
+	return held && (held->port != captured->original.port ||
+			!fl_addr_equal(&held->address, &captured->original.address));
+}
+
 static __always_inline enum fl_end publish(struct bpf_sock_ops *ctx, const struct fl_connection *connection,
 					   const struct fl_captured *captured)
 {
 	struct fl_original original = {};
+	int contested = is_contested(connection, captured);
 
-	original.address = captured->original.address;
-	original.port = captured->original.port;
+	if (!contested) {
+		original.address = captured->original.address;
+		original.port = captured->original.port;
+	}
 	original.socket_cookie = captured->socket_cookie;
 	if (fl_failed(bpf_map_update_elem(&fl_origdst, connection, &original, BPF_ANY), FL_SITE_SOCKOPS_PUBLISH))
 		return FL_END_FLOW_FAILED;
-	fl_count(FL_COUNT_ORIGINAL_PUBLISHED);
+	if (!contested)
+		fl_count(FL_COUNT_ORIGINAL_PUBLISHED);
 	fl_failed(bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG),
 		  FL_SITE_SOCKOPS_FLAGS);
-	return FL_END_FLOW;
+	return contested ? FL_END_FLOW_CONTESTED : FL_END_FLOW;
 }
 
 /* Refused, timed out, or closed before it was established: nobody will accept it. */

@@ -75,7 +75,7 @@ class Contender:
     def __init__(self, kind, build):
         self.kind, self.build = kind, build
         self.meshed = kind in ("fairlead", *crowd.KINDS)
-        self.lab = "bench-" + kind
+        self.lab = f"bench{os.getpid()}-{kind}"  # several may run at once
         self.names = Names(self.lab)
         self.directory = os.path.join(self.names.state, "bench")
 

@@ -136,6 +136,47 @@ TEST_F(Endpoints, OnePortReachesIpv6DestinationsThatHashApart) {
   EXPECT_EQ(arrive(v6).original, together[0]);
 }
 
+// A connection that was reset while it waits for the agent, and the next one between the same endpoints, to
+// another destination. What the first one wrote must not arrive where the second one goes.
+TEST_F(Endpoints, WhatWasWrittenBeforeAResetGoesNowhereElse) {
+  const Family& v6 = kFamilies[1];
+  std::map<uint16_t, SocketAddress> first;  // by the agent's port
+  std::vector<SocketAddress> together;
+  const auto destinations = ports_of(kVip6, 1000, FL_OUTBOUND6_PORTS + 1);
+  ASSERT_EQ(connect_all(v6, destinations), "");
+  for (const SocketAddress& destination : destinations) {
+    const auto [known, is_new] = first.emplace(arrive(v6).agent.port, destination);
+    if (!is_new && together.empty()) together = {known->second, destination};
+  }
+  ASSERT_EQ(together.size(), 2u);
+  const std::string done = in_pod([&] {
+    std::string answer;
+    for (const SocketAddress& destination : together) {
+      const UniqueFd fd = tcp_socket(AF_INET6);
+      if (bind_to(fd.get(), at("::", 5982), AF_INET6) != 0) return std::string("bind");
+      reset_on_close(fd.get());
+      const int failed = connect_to(fd.get(), destination, AF_INET6) == 0 ? 0 : errno;
+      answer += failed == 0 ? "connected " : fmt::format("{} ", std::strerror(failed));
+      if (failed == 0 && ::write(fd.get(), "x", 1) != 1) return std::string("write");
+    }
+    return answer;
+  });
+  ASSERT_TRUE(done.starts_with("connected ")) << done;
+  std::vector<std::optional<SocketAddress>> originals;
+  std::string data;
+  while (!nothing_to_accept(outbound6_.get())) {
+    const UniqueFd fd = accept_one(outbound6_.get());
+    originals.push_back(take(at("::1", 5982), endpoint_of(fd.get())));
+    data += read_all(fd.get());
+  }
+  ASSERT_FALSE(originals.empty());
+  EXPECT_EQ(data, "xx") << "a reset leaves in the agent's backlog what was written before";
+  EXPECT_NE(originals[0], std::optional(together[1]))
+      << "the first one's data goes to the second one's destination";
+  if (originals.size() > 1) EXPECT_NE(originals[1], std::optional(together[0]));
+  EXPECT_EQ(this->originals(), 0u);
+}
+
 TEST_F(Endpoints, MoreConnectionsThanLocalPorts) {
   constexpr uint16_t kPorts = 50, kConnections = 200;
   set_sysctl("ip_local_port_range", fmt::format("40000 {}", 40000 + kPorts - 1));

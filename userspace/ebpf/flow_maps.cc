@@ -10,7 +10,7 @@ Result<std::optional<SocketAddress>> OriginalDestinations::take(uint64_t cookie,
                                                                 const SocketAddress& agent) const {
   const Map<abi::fl_connection, abi::fl_original> map(map_);
   FL_TRY_ASSIGN(const auto original, map.take(to_connection(cookie, local, agent)));
-  if (!original) return std::optional<SocketAddress>();
+  if (!original || original->port == 0) return std::optional<SocketAddress>();
   return std::optional<SocketAddress>(SocketAddress{from_abi(original->address), ntohs(original->port)});
 }
 

@@ -26,7 +26,7 @@ class OriginalDestinations {
   // `cookie`: the pod's netns cookie; `local`: the captured socket's own address, which is the peer address
   // of the accepted one; `agent`: the accepted one's own address, one of many on loopback. Takes the entry
   // away: a second call finds nothing. nullopt: that connection was not captured (an application connected to
-  // the listener itself): it is to be refused.
+  // the listener itself), or its entry is contested: it is to be refused.
   [[nodiscard]] Result<std::optional<SocketAddress>> take(uint64_t cookie, const SocketAddress& local,
                                                           const SocketAddress& agent) const;
 
