@@ -6,22 +6,27 @@ UNITS = {"requests_per_s": "1/s", "p50_us": "µs", "p99_us": "µs", "gbit_per_s"
          "pss_kib": "KiB", "pss_kib_per_connection": "KiB"}
 
 
-def summarize(samples):
-    return {metric: {"median": statistics.median(values), "min": min(values), "max": max(values), "unit": UNITS[metric]} for metric, values in samples.items()}
+def summarize(samples, first):
+    """Also the median of the ratios to the first contender, repetition by repetition: what disturbed both of them alike is not in it."""
+    found = {}
+    for metric, values in samples.items():
+        found[metric] = {"median": statistics.median(values), "min": min(values), "max": max(values), "unit": UNITS[metric]}
+        base = first.get(metric, [])
+        if base is not values and len(base) == len(values) and all(base):
+            found[metric]["ratio"] = statistics.median(mine / theirs for mine, theirs in zip(values, base))
+    return found
 
 
 def print_table(results):
     for scenario, contenders in results.items():
         print(f"\n{scenario}")
         metrics = sorted({metric for values in contenders.values() for metric in values}, key=list(UNITS).index)
-        first = next(iter(contenders))
         print(f"  {'':10}" + "".join(f"{metric + ' ' + UNITS[metric]:>28}" for metric in metrics))
         for name, values in contenders.items():
             cells = []
             for metric in metrics:
                 value = values.get(metric)
-                base = contenders.get(first, {}).get(metric)
-                ratio = f" ({value['median'] / base['median']:.2f})" if value and base and base["median"] and name != first else ""
+                ratio = f" ({value['ratio']:.2f})" if value and "ratio" in value else ""
                 cells.append(f"{value['median']:.6g}{ratio}" if value else "-")
             print(f"  {name:10}" + "".join(f"{cell:>28}" for cell in cells))
 

@@ -124,8 +124,8 @@ def measure(scenario, contender, seconds):
     return metrics, foreign / elapsed
 
 
-def measure_undisturbed(scenario, contender, seconds):
-    for attempt in range(3):
+def measure_undisturbed(scenario, contender, seconds, attempts):
+    for attempt in range(attempts):
         metrics, foreign = measure(scenario, contender, seconds)
         if foreign < FOREIGN_LIMIT or scenario == "idle":
             return metrics, False

@@ -309,6 +309,70 @@ def op_udp(order):
         return names_of(sock)
 
 
+def op_say(order):
+    """A text and the end; then how the other side ends."""
+    with connect(**order) as sock:
+        try:
+            sock.sendall(order["text"].encode())
+            sock.shutdown(socket.SHUT_WR)
+            wire.read_to_end(sock)
+            return {"ended": "fin"}
+        except ConnectionResetError:
+            return {"ended": "reset"}
+
+
+def op_say_and_reset(order):
+    with connect(**order) as sock:
+        sock.sendall(order["text"].encode())
+        wire.reset(sock)
+    return {}
+
+
+def op_fork(order):
+    """Connects, and leaves the rest to a child."""
+    sock = connect(**order)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        wire.send_json(sock, {"do": "who"})
+        os.write(writer, json.dumps({**json.loads(wire.read_line(sock)), **names_of(sock)}).encode())
+        os._exit(0)
+    sock.close()
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
+
+
+def op_squat(order):
+    """Listens where it should not, and connects past its own listeners."""
+    listeners, errnos = [], []
+    for ip, port in order["at"]:
+        listener = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, order["reuseport"])
+        try:
+            listener.bind((ip, port))
+            listener.listen(16)
+            errnos.append(0)
+        except OSError as error:
+            errnos.append(error.errno)
+        listener.setblocking(False)
+        listeners.append(listener)
+    answers = []
+    for to in order["to"]:
+        try:
+            answers.append(op_who({"to": to}))
+        except (OSError, EOFError, ValueError) as error:
+            answers.append(failure(error))
+    caught = len([listener for listener in select.select(listeners, [], [], 0)[0] if errnos[listeners.index(listener)] == 0])
+    for listener in listeners:
+        listener.close()
+    return {"errnos": errnos, "answers": answers, "caught": caught}
+
+
 def op_udp_burst(order):
     family, address = resolve(order["to"][0], order["to"][1], order.get("family"))
     for _ in range(order["count"]):

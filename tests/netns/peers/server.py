@@ -26,7 +26,7 @@ def remember(token, **result):
 
 
 def do_who(sock, peer, order):
-    wire.send_json(sock, who(sock, peer))
+    wire.send_json(sock, {**who(sock, peer), **({"nonce": order["nonce"]} if "nonce" in order else {})})
 
 
 def do_result(sock, peer, order):
