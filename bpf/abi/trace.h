@@ -66,6 +66,7 @@ enum fl_verdict {
 	X(NOT_ASSIGNED, DROPPED, lookup, not_assigned)                                                 \
 	X(DESTINATION_SHOWN, NAMED, getpeername, original_destination)                                 \
 	X(CLIENT_SHOWN, NAMED, getpeername, true_client)                                               \
+	X(NOBODY_SHOWN, NAMED, getpeername, reset_before_accept)                                       \
 	X(OTHER_FAMILY, PASSED, getpeername, client_of_other_family) /* IPv6 on an IPv4 socket */      \
 	X(POD_SHOWN, NAMED, getsockname, pod_address)
 enum fl_end_index {

@@ -13,19 +13,48 @@ static __always_inline const struct fl_captured *storage_of(struct bpf_sock_addr
 	return bpf_sk_storage_get(&fl_sockets, ctx->sk, 0, 0);
 }
 
+/* accept() of a connection that was reset before. Its peer's port may be another's by now, and the name published for that port
+ * another client's; what the first one wrote can still be read. Nor is it the pod's own, which the kernel would show.
+ */
+static __always_inline int is_over(struct bpf_sock *sk, const struct fl_address *peer)
+{
+	struct fl_address local;
+
+	if (sk->state != BPF_TCP_CLOSE)
+		return 0;
+	if (fl_addr_is_mapped(peer))
+		fl_addr_set4(&local, FL_CTX(sk->src_ip4));
+	else
+		fl_addr_set(&local, FL_CTX(sk->src_ip6[0]), FL_CTX(sk->src_ip6[1]), FL_CTX(sk->src_ip6[2]),
+			    FL_CTX(sk->src_ip6[3]));
+	return fl_addr_is_loopback(peer) || fl_addr_equal(&local, peer);
+}
+
+static __always_inline void nobody(struct fl_endpoint *shown, const struct fl_address *peer)
+{
+	__builtin_memset(shown, 0, sizeof(*shown));
+	if (fl_addr_is_mapped(peer))
+		fl_addr_set4(&shown->address, 0);
+}
+
 /* Whose name to show instead of the peer (address and port as the kernel has them). FL_END_NONE: leave it. */
 static __always_inline enum fl_end peer_name(struct bpf_sock_addr *ctx, struct fl_flow *peer,
 					     struct fl_endpoint *shown)
 {
 	const struct fl_captured *captured;
 	const struct fl_client *client;
+	struct bpf_sock *sk = ctx->sk;
 
-	if (!fl_is_tcp(ctx->type, ctx->protocol))
+	if (!fl_is_tcp(ctx->type, ctx->protocol) || !sk)
 		return FL_END_NONE;
 	captured = storage_of(ctx);
 	if (captured && fl_is_captured(captured, &peer->address, peer->port)) {
 		*shown = captured->original;
 		return FL_END_DESTINATION_SHOWN;
+	}
+	if (is_over(sk, &peer->address)) {
+		nobody(shown, &peer->address);
+		return FL_END_NOBODY_SHOWN;
 	}
 	peer->netns_cookie = bpf_get_netns_cookie(ctx);
 	client = bpf_map_lookup_elem(&fl_clients, peer);

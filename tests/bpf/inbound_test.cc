@@ -224,6 +224,48 @@ TEST_F(ServerNames, MptcpListener) {
             "[2001:db8::7]:4444 [2001:db8::7]:4444 [fd99::2]:8080");
 }
 
+// A connection that was reset in the backlog of a slow application, and the agent's next one from the same
+// port, for somebody else: what the first client wrote must not be shown as the second one's.
+TEST_F(ServerNames, ResetConnectionIsNotShownAsTheNextOnes) {
+  const ClientNames names(UniqueFd(::dup(datapath_->clients().get())));
+  for (const auto& [ip, family] : {std::pair(kPod4, AF_INET), {kPod6, AF_INET6}}) {
+    const char* first = family == AF_INET ? "10.1.1.1" : "2001:db8::1";
+    const char* second = family == AF_INET ? "10.2.2.2" : "2001:db8::2";
+    UniqueFd dead, alive;
+    const SocketAddress local = at(ip, 7700);
+    in_netns(pod_netns_, [&] {
+      for (UniqueFd* fd : {&dead, &alive}) {
+        const int one = 1;
+        *fd = tcp_socket(family);
+        ::setsockopt(fd->get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        sockaddr_storage storage{};
+        const socklen_t length = local.to(storage, family);
+        ASSERT_EQ(::bind(fd->get(), reinterpret_cast<sockaddr*>(&storage), length), 0)
+            << std::strerror(errno);
+      }
+    });
+    const std::string shown = in_pod([&] {
+      const UniqueFd listener = listen_on(at(ip, 8080));
+      if (!names.publish(cookie_, local, at(first, 1111))) return std::string("publish");
+      if (connect_to(dead.get(), at(ip, 8080), family) != 0) return std::string(std::strerror(errno));
+      const linger at_once{1, 0};
+      ::setsockopt(dead.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+      sockaddr nowhere{};
+      nowhere.sa_family = AF_UNSPEC;
+      if (::write(dead.get(), "x", 1) != 1 || ::connect(dead.get(), &nowhere, sizeof nowhere) != 0)
+        return std::string("reset");
+      if (!names.publish(cookie_, local, at(second, 2222))) return std::string("publish again");
+      if (connect_to(alive.get(), at(ip, 8080), family) != 0) return std::string(std::strerror(errno));
+      SocketAddress of_dead, of_alive;
+      const UniqueFd one = accept_one(listener.get(), &of_dead), two = accept_one(listener.get(), &of_alive);
+      return fmt::format("{} {}", of_dead.to_string(), of_alive.to_string());
+    });
+    const SocketAddress nobody = at(family == AF_INET ? "0.0.0.0" : "::", 0);
+    EXPECT_EQ(shown, fmt::format("{} {}", nobody.to_string(), at(second, 2222).to_string()));
+    EXPECT_TRUE(names.forget(cookie_, local));
+  }
+}
+
 TEST_F(ServerNames, WhatIsNotPublishedIsUntouched) {
   const std::string answer = serve(at(kPod4, 8080), AF_INET, "127.0.0.1", std::nullopt);
   EXPECT_EQ(answer, fmt::format("{} {} 10.199.1.2:8080", real_, real_));

@@ -327,6 +327,23 @@ TEST_F(Trace, NamesOfAServer) {
   expect_one("getpeername", "passed", "client_of_other_family");
 }
 
+TEST_F(Trace, NameOfAConnectionThatWasResetBefore) {
+  const std::string shown = in_pod([] {
+    const UniqueFd listener = listen_on(at(kPod4, 8080)), fd = tcp_socket(AF_INET);
+    if (connect_to(fd.get(), at(kPod4, 8080), AF_INET) != 0) return std::string(std::strerror(errno));
+    const linger at_once{1, 0};
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    sockaddr nowhere{};
+    nowhere.sa_family = AF_UNSPEC;
+    ::connect(fd.get(), &nowhere, sizeof nowhere);
+    SocketAddress peer;
+    const UniqueFd accepted = accept_one(listener.get(), &peer);
+    return peer.to_string();
+  });
+  EXPECT_EQ(shown, "0.0.0.0:0");
+  expect_one("getpeername", "named", "reset_before_accept");
+}
+
 TEST_F(Trace, UdpLookupsAreNotToldOf) {
   in_netns(neighbour_netns_, [&] {
     const UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
