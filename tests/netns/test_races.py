@@ -14,6 +14,7 @@ from bed import PEERS, binary, eventually, pods, shell
 
 PORTS = [5960, 5961, 5962, 5963]
 STOCKS = 250
+ATTEMPTS = ["talk", "talk", "talk", "mute", "give_up", "dissolve", "twice", "fast_open", "duplicate", "at_the_agent"]
 
 
 class Racer:
@@ -94,7 +95,7 @@ def test_storm(bed, nothing_stays):
     seconds = 8
 
     def order(pod):
-        return {"targets": pod_targets, "agent": agent, "ports": PORTS, "threads": 6, "seconds": seconds, "own": [bed.ip(pod), bed.ip(pod, "6")]}
+        return {"targets": pod_targets, "agent": agent, "ports": PORTS, "attempts": ATTEMPTS, "threads": 6, "seconds": seconds, "own": [bed.ip(pod), bed.ip(pod, "6")]}
     web, other = bed.pod("front/web"), bed.pod("front/other")
     # The third: in the pod's network, but no process of the pod's cgroup. Service addresses are nothing to it.
     bystander = {**order("front/web"), "targets": [target for target in pod_targets if target["to"][1] != 80]}
@@ -123,6 +124,27 @@ def test_storm(bed, nothing_stays):
                 judged += 1
                 assert decision["principal"].endswith(f"/sa/{owners[source]}"), decision
     assert judged > 50, "no decision to look at"
+
+
+def test_names_when_the_agent_has_few_ports(bed, nothing_stays):
+    """A port that one connection to the application gives back is the next one's at once, and so is its name."""
+    api, web = bed.pod("back/api-1"), bed.pod("front/web")
+
+    def ports(text=None):
+        with subprocess.Popen(["/bin/sh", "-c", "cd /proc/sys/net/ipv4; cat ip_local_port_range" + (f"; echo {text} > ip_local_port_range" if text else "")],
+                              stdout=subprocess.PIPE, text=True, preexec_fn=lambda: pods.enter(bed.names, api)) as process:
+            return process.stdout.read().strip()
+    before = ports("40000 40023")
+    try:
+        targets = [{"to": [bed.ip("svc/back/far", family), 80], "pods": ["api-1"]} for family in "46"]
+        racer = Racer(lambda: pods.enter(bed.names, web), targets=targets, agent=[], ports=[], attempts=["talk"], threads=10, seconds=6,
+                      own=[bed.ip("front/web"), bed.ip("front/web", "6")])
+        result = racer.result(60)
+    finally:
+        ports(before)
+    print(result["counts"])
+    assert not result["wrong"], result["wrong"]
+    assert result["counts"].get("answered", 0) > 200, result
 
 
 LISTENER = """

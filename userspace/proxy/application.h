@@ -26,6 +26,7 @@ class ClientName {
   SocketAddress local_;
 };
 
+// The name goes first: once the port is free, it may be another connection's, published by another worker.
 struct ApplicationSocket {
   UniqueFd fd;
   ClientName name;

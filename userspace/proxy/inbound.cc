@@ -175,6 +175,7 @@ ConnectionRecord InboundStream::record() const {
 void InboundStream::abort() noexcept {
   relay_.abort();
   if (application_.fd) net::set_reset_on_close(application_.fd);
+  application_.name = ClientName();
   application_.fd.reset();
   finish(false);
 }

@@ -33,6 +33,7 @@ class InboundConnection final : public Connection, public RelayOwner {
   Task<Result<void>> first_record(FdWaiter& waiter, TimePoint deadline);
   Task<Result<void>> tunnel(FdWaiter& waiter);
   Task<Result<void>> plaintext(FdWaiter& waiter, bool guard);
+  void on_relay_closing() noexcept override { name_ = ClientName(); }
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
   UniqueFd fd_;
@@ -64,14 +65,15 @@ class InboundStream final : public Connection, public RelayOwner {
   Task<int> set_up();
   [[nodiscard]] bool destination_allowed(const SocketAddress& destination) const;
   [[nodiscard]] SocketAddress true_client() const;
+  void on_relay_closing() noexcept override { application_.name = ClientName(); }
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
   Tunnel& tunnel_;  // outlives its streams: it resets them before it goes
   Origin origin_;
   hbone::StreamId stream_;
   hbone::ConnectRequest request_;
+  ApplicationSocket application_;  // outlives the relay, which has its name forgotten
   StreamRelay relay_;
-  ApplicationSocket application_;
 };
 
 // All tunnels that came to the pods of one worker.

@@ -36,6 +36,7 @@ class OutboundConnection final : public Connection, public RelayOwner {
   Task<Result<void>> plain(Target target);
   void take_back() noexcept;
   [[nodiscard]] bool spoke() const noexcept;
+  void on_relay_closing() noexcept override { name_ = ClientName(); }
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
   UniqueFd application_;

@@ -35,6 +35,7 @@ Result<void> SocketRelay::start(UniqueFd client, UniqueFd server, Buffer from_cl
 
 void SocketRelay::close_both(bool reset) noexcept {
   over_ = true;
+  owner_.on_relay_closing();
   for (Side& side : sides_) {
     if (!side.fd) continue;
     reactor_.unwatch(side.fd);

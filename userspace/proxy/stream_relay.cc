@@ -79,6 +79,7 @@ void StreamRelay::abort() noexcept {
 
 void StreamRelay::release_application(bool reset) noexcept {
   if (!application_) return;
+  owner_.on_relay_closing();
   reactor_.unwatch(application_);
   if (!reset) net::set_end_on_close(application_);
   application_.reset();

@@ -32,7 +32,7 @@ class Racer:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.settimeout(5)
-        if bound:
+        if bound and self.order["ports"]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if random.random() < 0.5:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -138,9 +138,9 @@ class Racer:
             self.count("the agent hung up" if not answer else "the agent answered")
 
     def run(self):
+        attempts = [getattr(self, name) for name in self.order["attempts"]]
         while time.monotonic() < self.until:
-            attempt = random.choice((self.talk, self.talk, self.talk, self.mute, self.give_up, self.dissolve, self.twice, self.fast_open,
-                                     self.duplicate, self.at_the_agent))
+            attempt = random.choice(attempts)
             try:
                 attempt()
             except (TimeoutError, BlockingIOError):

@@ -78,6 +78,7 @@ struct StreamRelayTest : testing::Test, RelayOwner {
     net::set_reset_on_close(captured);
     relay = std::make_unique<StreamRelay>(*reactor, counters, *this);
   }
+  void on_relay_closing() noexcept override {}
   void on_relay_end(bool orderly) noexcept override { ended = orderly ? "orderly" : "reset"; }
 
   void say(const std::string& text) {
