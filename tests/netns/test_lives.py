@@ -1,10 +1,12 @@
 """Agents and controllers that die. What an application gets is whole or visibly broken, never wrong and never in clear."""
+import json
 import os
 import threading
 
 import pytest
 
 from bed import eventually, is_refused, lab, mesh
+from labtool.paths import binary
 from labtool.shell import run
 
 TO = ["api.front", 80]
@@ -126,6 +128,25 @@ def test_kills_under_load_leave_no_file_open(own_bed):
     eventually(idle, 15, "connections stay open")
     eventually(lambda: open_files(keeper) <= before[0] and open_files(other) <= before[1] + 32, 15,
                f"more open files than {before}: {open_files(keeper)}, {open_files(other)}")
+
+
+def test_killed_proxy_leaves_no_names_behind(own_bed):
+    """The clients' names lie in a map that outlives the proxy: what the dead one published, the next one removes."""
+    def names():
+        text = run(binary("fairlead"), "--run-dir", own_bed.names.run_directory("node2"), "-o", "json", "bpf", "maps")
+        return next(row["entries"] for row in json.loads(text) if (row["owner"], row["name"]) == ("fairlead", "fl_clients"))
+    eventually(lambda: names() == 0, 15, "names of connections that have ended")
+    hand = own_bed.new_hand("front/web")
+    try:
+        hand.start("keep", to=TO)
+        assert "sees_peer" in hand.answer()
+        assert names() == 1
+        old = own_bed.keeper("node2", "status")["proxyPid"]
+        lab.agent(own_bed.lab, "node2", "kill", only_proxy=True)
+        eventually(lambda: (lambda status: status["proxyReady"] and status["proxyPid"] != old)(own_bed.keeper("node2", "status")), 15, "no new proxy")
+        assert names() == 0
+    finally:
+        hand.close()
 
 
 def test_new_connections_wait_for_the_next_proxy(own_bed):

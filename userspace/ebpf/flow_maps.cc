@@ -29,6 +29,13 @@ Result<void> ClientNames::forget(uint64_t cookie, const SocketAddress& local) co
   return {};
 }
 
+Result<void> ClientNames::forget_all() const {
+  const Map<abi::fl_flow, abi::fl_client> map(map_);
+  FL_TRY_ASSIGN(const auto entries, map.entries(FL_MAX_CLIENTS));
+  for (const auto& [flow, client] : entries) FL_TRY(map.erase(flow));
+  return {};
+}
+
 Result<std::unordered_map<IpAddress, uint32_t>> Destinations::read() const {
   const Map<abi::fl_address, abi::fl_dest> map(map_);
   FL_TRY_ASSIGN(const auto entries, map.entries(FL_MAX_DESTS));

@@ -45,6 +45,8 @@ class ClientNames {
                                      const SocketAddress& client) const;
   // When the connection is over. Not found is success.
   [[nodiscard]] Result<void> forget(uint64_t cookie, const SocketAddress& local) const;
+  // What a proxy that was killed left behind: the map outlives it, its connections do not.
+  [[nodiscard]] Result<void> forget_all() const;
 
  private:
   UniqueFd map_;

@@ -123,6 +123,7 @@ Result<void> Control::welcome(std::vector<UniqueFd> maps) {
   destinations_ = std::make_unique<ebpf::Destinations>(std::move(maps[0]));
   originals_ = std::make_unique<ebpf::OriginalDestinations>(std::move(maps[1]));
   clients_ = std::make_unique<ebpf::ClientNames>(std::move(maps[2]));
+  FL_TRY(clients_->forget_all());
   FL_TRY(start_workers());
   xds_ = std::make_unique<state::XdsClient>(config_.controller, [this](state::SnapshotPtr snapshot) {
     reactor_->send([this, snapshot = std::move(snapshot)] { apply_snapshot(snapshot); });
