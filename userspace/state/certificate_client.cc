@@ -262,9 +262,13 @@ void CertificateClient::Impl::dequeue(const Entry& entry) {
   for (Queue* queue : {&without, &renewals}) queue->erase({entry.status.next_attempt, entry.status.id});
 }
 
+// Never past half of what the certificate has left: several attempts come before its end, however short its
+// life is.
 void CertificateClient::Impl::retry_later(Entry& entry, SystemTime now) {
-  entry.status.next_attempt =
-      now + std::chrono::duration_cast<milliseconds>(entry.retry * jitter(kRetryJitter));
+  const auto left = std::chrono::duration_cast<milliseconds>(entry.status.not_after - now);
+  const milliseconds pause =
+      left.count() > 0 ? std::min(entry.retry, std::max(left / 2, kFirstRetry)) : entry.retry;
+  entry.status.next_attempt = now + std::chrono::duration_cast<milliseconds>(pause * jitter(kRetryJitter));
   entry.retry = std::min(entry.retry * 2, kMaxRetry);
 }
 

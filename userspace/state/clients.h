@@ -55,8 +55,8 @@ constexpr size_t kMaxFetches = 8;        // calls under way at once
 constexpr size_t kFetchesForNew = 2;     // of these, left to identities that were never asked for
 
 // Keeps a certificate for every wanted identity: fetched at once, renewed at half of its life with ±10 %
-// jitter, the old one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %. Whoever
-// has no certificate goes before renewals.
+// jitter, the old one used until the new one works; failures retried 0.5 s → 150 s doubling ±20 %, and sooner
+// when the old one runs out. Whoever has no certificate goes before renewals.
 class CertificateClient {
  public:
   using OnCredentials = std::function<void(std::shared_ptr<const tls::Credentials>)>;

@@ -146,6 +146,38 @@ TEST_F(Certificates, KeepsTheOldOneUntilTheNewOneWorks) {
   EXPECT_EQ(status_of("a").last_error, "");
 }
 
+TEST_F(Certificates, OneThatIsBornOldIsRenewedBeforeItsEndAgainAndAgain) {
+  // Dated back by far more than it lives: half of its life is over when it comes.
+  issuer_.answer = [this](const std::string& identity, int, const auto& request, auto& response) {
+    return issuer_.good(identity, request, response, seconds(122), seconds(120));
+  };
+  start();
+  want("a");
+  CredentialsPtr last = credentials();
+  for (int i = 0; i < 6; ++i) {
+    ASSERT_NE(last, nullptr);
+    const CredentialsPtr next = credentials();
+    EXPECT_LT(std::chrono::system_clock::now(), last->not_after()) << "renewal " << i;
+    last = next;
+  }
+}
+
+TEST_F(Certificates, FailuresAreRetriedBeforeTheEndOfTheOldOne) {
+  // Five seconds to go; doubling pauses alone would pass them by with the third failure.
+  issuer_.answer = [this](const std::string& identity, int attempt, const auto& request, auto& response) {
+    if (attempt == 1) return issuer_.good(identity, request, response, seconds(125), seconds(120));
+    if (attempt < 5) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "signer is away");
+    return issuer_.good(identity, request, response, seconds(7200));
+  };
+  start();
+  want("a");
+  const CredentialsPtr first = credentials();
+  ASSERT_NE(first, nullptr);
+  const CredentialsPtr second = credentials();
+  ASSERT_NE(second, nullptr);
+  EXPECT_LT(std::chrono::system_clock::now(), first->not_after());
+}
+
 TEST_F(Certificates, OneThatRanOutIsNotReady) {
   issuer_.answer = [this](const std::string& identity, int attempt, const auto& request, auto& response) {
     if (attempt == 1) return issuer_.good(identity, request, response, seconds(10), seconds(8));
