@@ -2,6 +2,7 @@
 // errors.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "base/log.h"
@@ -15,6 +16,9 @@ struct ControllerConfig {
     std::string directory;  // required: manifests
   } source;
   std::string state_directory = "/var/lib/fairlead-controller";
+  struct {
+    std::chrono::seconds max_ttl = std::chrono::hours(24);  // of a workload's; the longest that is given
+  } certificates;
   std::string trust_domain = "cluster.local";
   std::string cluster_domain = "cluster.local";
   std::string cluster_id = "Kubernetes";

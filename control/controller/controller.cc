@@ -10,6 +10,8 @@ namespace {
 
 using model::Report;
 
+constexpr timespec kRootsInterval{1, 0};
+
 std::vector<std::string> server_ips(const std::string& listen) {
   std::vector<std::string> ips = {"127.0.0.1", "::1"};
   const auto address = SocketAddress::parse(listen);
@@ -76,7 +78,7 @@ serve::Backend Controller::backend() {
                         std::chrono::seconds ttl) -> Result<serve::Backend::Certificate> {
     FL_TRY_ASSIGN(ca::IssuedCertificate issued, issuer_->sign(csr, id, ttl));
     log::info("ca", "issued {} serial {}", id.uri(), issued.serial);
-    return serve::Backend::Certificate{std::move(issued.leaf_pem), issuer_->roots_pem()};
+    return serve::Backend::Certificate{std::move(issued.leaf_pem), std::move(issued.roots_pem)};
   };
   backend.notice = [](log::Level level, const std::string& text) { log::line(level, "serve", "{}", text); };
   backend.agents_changed = [this] { status_.touch(); };
@@ -84,17 +86,38 @@ serve::Backend Controller::backend() {
 }
 
 Result<void> Controller::start() {
-  FL_TRY_ASSIGN(issuer_, ca::DevelopmentCa::open(config_.state_directory));
+  FL_TRY_ASSIGN(issuer_, ca::DevelopmentCa::open(config_.state_directory, config_.certificates.max_ttl));
   FL_TRY_ASSIGN(tokens_, ca::NodeTokens::open(config_.state_directory));
+  FL_TRY_ASSIGN(const serve::ServerTls own, own_certificate());
+  FL_TRY_ASSIGN(server_, serve::Server::start(config_.listen, own, backend()));
+  status_.start([this] { return server_->agents(); });
+  source_ = source::watch_directory(config_.source.directory);
+  return source_->start([this](Result<model::ObjectSet> objects) { on_objects(std::move(objects)); });
+}
+
+Result<serve::ServerTls> Controller::own_certificate() {
   FL_TRY_ASSIGN(ca::ServerCertificate own,
                 issuer_->server_certificate(
                     {"fairlead-controller", "fairlead-controller.fairlead-system.svc", "localhost"},
                     server_ips(config_.listen)));
-  FL_TRY_ASSIGN(server_, serve::Server::start(config_.listen,
-                                              {std::move(own.chain_pem), std::move(own.key_pem)}, backend()));
-  status_.start([this] { return server_->agents(); });
-  source_ = source::watch_directory(config_.source.directory);
-  return source_->start([this](Result<model::ObjectSet> objects) { on_objects(std::move(objects)); });
+  return serve::ServerTls{std::move(own.chain_pem), std::move(own.key_pem)};
+}
+
+// What `fairlead-controller root` has done meanwhile. On an error the roots stay as they are.
+void Controller::look_at_roots() {
+  const auto changed = issuer_->refresh();
+  const std::string error = changed ? std::string() : changed.error().text();
+  if (error != std::exchange(roots_error_, error) && !error.empty())
+    log::error("ca", "the roots stay as they are: {}", error);
+  if (!changed) return;
+  if (*changed == ca::RootsChanged::kTrusted) log::info("ca", "other roots are trusted");
+  if (*changed == ca::RootsChanged::kSigner) log::info("ca", "another root signs");
+  own_certificate_stale_ = own_certificate_stale_ || *changed == ca::RootsChanged::kSigner;
+  if (!own_certificate_stale_) return;
+  const auto own = own_certificate();
+  const Result<void> served = own ? server_->change_certificate(*own) : Result<void>(own.error());
+  own_certificate_stale_ = !served;
+  if (!served) log::error("ca", "own certificate: {}, trying again", served.error().text());
 }
 
 void Controller::on_objects(Result<model::ObjectSet> objects) {
@@ -146,7 +169,7 @@ Result<void> Controller::run() {
   FL_TRY(start());
   log::info("controller", "serving on {}, trust domain {}", config_.listen, config_.trust_domain);
   int received = 0;
-  ::sigwait(&wanted, &received);
+  while ((received = ::sigtimedwait(&wanted, nullptr, &kRootsInterval)) < 0) look_at_roots();
   log::info("controller", "{}, ending", received == SIGTERM ? "SIGTERM" : "SIGINT");
   return {};
 }

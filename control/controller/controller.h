@@ -23,6 +23,8 @@ class Controller {
 
  private:
   Result<void> start();
+  void look_at_roots();
+  Result<serve::ServerTls> own_certificate();
   serve::Backend backend();
   void on_objects(Result<model::ObjectSet> objects);
   void refuse(std::vector<std::string> why);
@@ -35,6 +37,8 @@ class Controller {
   std::unique_ptr<serve::Server> server_;
   std::unique_ptr<source::Source> source_;
   SetStatus newest_;  // of the source's thread
+  bool own_certificate_stale_ = false;
+  std::string roots_error_;  // as it was told, once
 };
 
 // Everything wrong with the manifests of a configuration, one line each; kInvalidArgument when they would be

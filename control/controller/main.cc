@@ -1,9 +1,11 @@
 // fairlead-controller: watches configuration, has certificates signed, sends each agent what it needs.
 #include <cstdio>
+#include <ctime>
 #include <optional>
 #include <string_view>
 
 #include "base/reader_yaml.h"
+#include "control/ca/roots.h"
 #include "control/controller/controller.h"
 
 namespace fairlead::controller {
@@ -15,15 +17,19 @@ constexpr std::string_view kHelp =
     "Usage: fairlead-controller --config FILE                            serve\n"
     "       fairlead-controller token --config FILE --node NAME [--ttl 24h]  print the token of a node's "
     "agent\n"
+    "       fairlead-controller root [add|use|retire] --config FILE [--now] the development CA's roots, and "
+    "their change step by step\n"
     "       fairlead-controller --check-config --config FILE             say what is wrong with "
     "configuration and manifests\n"
     "       fairlead-controller --version | --help\n";
 
 struct Arguments {
-  enum class Command { kServe, kToken, kCheck, kVersion, kHelp };
+  enum class Command { kServe, kToken, kRoot, kCheck, kVersion, kHelp };
   Command command = Command::kServe;
   std::string config;
   std::string node;
+  std::string step;  // of root; empty: only to look
+  bool at_once = false;
   std::chrono::milliseconds ttl{std::chrono::hours(24 * 3650)};
 };
 
@@ -45,6 +51,13 @@ std::optional<Arguments> parse(int argc, char** argv) {
       arguments.ttl = *ttl;
     } else if (word == "token" && i == 1) {
       arguments.command = Arguments::Command::kToken;
+    } else if (word == "root" && i == 1) {
+      arguments.command = Arguments::Command::kRoot;
+    } else if (arguments.command == Arguments::Command::kRoot && arguments.step.empty() &&
+               (word == "add" || word == "use" || word == "retire")) {
+      arguments.step = word;
+    } else if (word == "--now" && (arguments.step == "use" || arguments.step == "retire")) {
+      arguments.at_once = true;
     } else if (word == "--check-config") {
       arguments.command = Arguments::Command::kCheck;
     } else if (word == "--version") {
@@ -75,6 +88,41 @@ int print_token(const ControllerConfig& config, const Arguments& arguments) {
       (*tokens)->issue(arguments.node, std::chrono::duration_cast<std::chrono::seconds>(arguments.ttl));
   if (!token) return fail(token.error());
   std::puts(token->c_str());
+  return 0;
+}
+
+Result<void> take_step(const ControllerConfig& config, const Arguments& arguments) {
+  const auto longest = config.certificates.max_ttl;
+  if (arguments.step == "add") return ca::add_root(config.state_directory, longest);
+  if (arguments.step == "use") return ca::use_root(config.state_directory, longest, arguments.at_once);
+  if (arguments.step == "retire") return ca::retire_root(config.state_directory, longest, arguments.at_once);
+  return {};
+}
+
+std::string utc(ca::SystemTime time) {
+  const time_t seconds = std::chrono::system_clock::to_time_t(time);
+  tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  char text[32];
+  (void)std::strftime(text, sizeof text, "%FT%TZ", &parts);
+  return text;
+}
+
+// The step first, then how things are and what comes next.
+int root(const ControllerConfig& config, const Arguments& arguments) {
+  const Result<void> taken = take_step(config, arguments);
+  if (!taken) return fail(taken.error());
+  const auto report = ca::look_at_roots(config.state_directory, config.certificates.max_ttl);
+  if (!report) return fail(report.error());
+  for (const ca::RootLine& line : report->roots) {
+    std::printf("%s until %s%s\n", line.fingerprint.c_str(), utc(line.not_after).c_str(),
+                line.signs ? " signs" : "");
+  }
+  using Phase = ca::RootChange::Phase;
+  if (report->change.phase == Phase::kNone) return 0;
+  std::fprintf(stderr, "from %s on: %s`fairlead-controller root %s`\n", utc(report->change.next_from).c_str(),
+               report->change.phase == Phase::kAdded ? "with root-cert.pem brought to every agent, " : "",
+               report->change.phase == Phase::kAdded ? "use" : "retire");
   return 0;
 }
 
@@ -109,6 +157,7 @@ int main(int argc, char** argv) {
   }
   log::set_level(config->log_level);
   if (arguments->command == Arguments::Command::kCheck) return check(*config);
+  if (arguments->command == Arguments::Command::kRoot) return root(*config, *arguments);
   if (arguments->command == Arguments::Command::kToken) return print_token(*config, *arguments);
   const Result<void> result = Controller(*config).run();
   return result ? 0 : fail(result.error());

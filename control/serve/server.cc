@@ -18,10 +18,14 @@ constexpr int kKeepaliveTimeoutMs = 20000;
 
 struct Server::Impl {
   explicit Impl(Backend b) : backend(std::move(b)), discovery(backend), certificates(backend, discovery) {}
+  Result<void> serve(const ServerTls& tls);
+  void end();
+
   const Backend backend;
   DiscoveryService discovery;
   CertificateService certificates;
   std::unique_ptr<grpc::Server> server;
+  std::string listen;
   int port = 0;
 };
 
@@ -33,12 +37,21 @@ Server::~Server() {
 Result<std::unique_ptr<Server>> Server::start(const std::string& listen, const ServerTls& tls,
                                               Backend backend) {
   auto impl = std::make_unique<Impl>(std::move(backend));
+  impl->listen = listen;
+  FL_TRY(impl->serve(tls));
+  // Where any port would do it is this one from now on.
+  if (listen.ends_with(":0"))
+    impl->listen = fmt::format("{}{}", listen.substr(0, listen.size() - 1), impl->port);
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Result<void> Server::Impl::serve(const ServerTls& tls) {
   grpc::SslServerCredentialsOptions options;
   options.pem_key_cert_pairs.push_back({tls.key_pem, tls.chain_pem});
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(listen, grpc::SslServerCredentials(options), &impl->port);
-  builder.RegisterService(&impl->discovery);
-  builder.RegisterService(&impl->certificates);
+  builder.AddListeningPort(listen, grpc::SslServerCredentials(options), &port);
+  builder.RegisterService(&discovery);
+  builder.RegisterService(&certificates);
   builder.SetMaxReceiveMessageSize(kMaxReceive);
   builder.SetMaxSendMessageSize(-1);  // a mesh is as large as it is
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
@@ -48,11 +61,23 @@ Result<std::unique_ptr<Server>> Server::start(const std::string& listen, const S
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
                              0);  // a second controller must fail, not share the agents
-  impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr || impl->port == 0) {
-    return Error(ErrorKind::kUnavailable, fmt::format("cannot listen on {}", listen));
-  }
-  return std::unique_ptr<Server>(new Server(std::move(impl)));
+  server = builder.BuildAndStart();
+  if (server != nullptr && port != 0) return {};
+  server.reset();
+  return Error(ErrorKind::kUnavailable, fmt::format("cannot listen on {}", listen));
+}
+
+void Server::Impl::end() {
+  if (server == nullptr) return;
+  server->Shutdown(std::chrono::system_clock::now());  // streams never end by themselves: no grace
+  server->Wait();
+  server.reset();
+}
+
+// gRPC 1.51 takes one certificate per server, and a service may go from a server that has ended to the next.
+Result<void> Server::change_certificate(const ServerTls& tls) {
+  impl_->end();
+  return impl_->serve(tls);
 }
 
 int Server::port() const {
@@ -66,10 +91,7 @@ std::vector<AgentStatus> Server::agents() const {
 }
 
 void Server::stop() {
-  if (impl_->server == nullptr) return;
-  impl_->server->Shutdown(std::chrono::system_clock::now());  // streams never end by themselves: no grace
-  impl_->server->Wait();
-  impl_->server.reset();
+  impl_->end();
 }
 
 }  // namespace fairlead::serve

@@ -1,7 +1,7 @@
 // The controller's face: delta discovery (envoy.service.discovery.v3) and the certificate service
 // (istio.v1.auth) over TLS. Thread: gRPC's own; publish() from one thread at a time, agents() from any,
-// stop() from one that is not gRPC's. A slow agent gets the newest state, never a queue of old ones. Errors:
-// kUnavailable when the address cannot be had.
+// stop() and change_certificate() from one that is not gRPC's. A slow agent gets the newest state, never a
+// queue of old ones. Errors: kUnavailable when the address cannot be had.
 #pragma once
 
 #include <chrono>
@@ -63,6 +63,9 @@ class Server {
                                                Backend backend);
   ~Server();
   [[nodiscard]] int port() const;
+  // Serves on with another certificate, at the same address. Streams end and come back; what was published
+  // stays. Fails when the address cannot be had: then nobody is served until another call succeeds.
+  Result<void> change_certificate(const ServerTls& tls);
   void publish(const model::Mesh& mesh);
   [[nodiscard]] std::vector<AgentStatus> agents() const;
   void stop();

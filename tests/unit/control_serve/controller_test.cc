@@ -256,6 +256,10 @@ TEST_F(ControllerTest, ConfigurationErrorsSayWhere) {
       {"no manifests", "listen: 127.0.0.1:1\n", "'source.directory' is required"},
       {"an address without a port", "listen: 127.0.0.1\nsource: {directory: /x}\n",
        "listen: got '127.0.0.1'"},
+      {"certificates of a second", "certificates: {maxTtl: 1s}\nsource: {directory: /x}\n",
+       "certificates.maxTtl: got 1s, want 10s to 24h"},
+      {"certificates of a week", "certificates: {maxTtl: 7d}\nsource: {directory: /x}\n",
+       "certificates.maxTtl: "},
       {"a trust domain that is none", "trustDomain: A_B/c\nsource: {directory: /x}\n", "trustDomain: "},
       {"broken YAML", "listen: [\n", "config.yaml:"},
   };

@@ -13,6 +13,7 @@
 
 #include "certificate.grpc.pb.h"
 #include "control/ca/issuer.h"
+#include "control/ca/roots.h"
 #include "control/serve/published.h"
 #include "discovery.grpc.pb.h"
 #include "unit/control_serve/mesh_for_test.h"
@@ -396,6 +397,28 @@ TEST_F(ServerTest, AnAddressInUseIsAnError) {
       Server::start(fmt::format("127.0.0.1:{}", server_->port()), {own->chain_pem, own->key_pem}, backend());
   ASSERT_FALSE(second) << "two controllers must not share the agents of one address";
   EXPECT_EQ(second.error().kind(), ErrorKind::kUnavailable);
+}
+
+TEST_F(ServerTest, ServesOnWithAnotherCertificate) {
+  server_->publish(mesh_);
+  const int port = server_->port();
+  Agent before(channel());
+  before.subscribe(kAddress);
+  EXPECT_THAT(names(before.read_and_acknowledge()), ElementsAre(uid("a")));
+  ASSERT_TRUE(ca::add_root(directory_, ca::kDefaultTtl));
+  ASSERT_TRUE(ca::use_root(directory_, ca::kDefaultTtl, true));
+  ASSERT_TRUE(ca::retire_root(directory_, ca::kDefaultTtl, true));
+  ASSERT_TRUE(ca_->refresh());
+  const auto own = ca_->server_certificate({"localhost"}, {"127.0.0.1"});
+  ASSERT_TRUE(own);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(server_->change_certificate({own->chain_pem, own->key_pem}));
+  EXPECT_FALSE(before.finish().ok()) << "streams end and come back";
+  EXPECT_EQ(server_->port(), port);
+  Agent after(channel());  // which trusts the new root alone
+  after.subscribe(kAddress);
+  EXPECT_THAT(names(after.read_and_acknowledge()), ElementsAre(uid("a"))) << "what was published is there";
+  EXPECT_TRUE(agents_become([](const auto& agents) { return agents.size() == 1; }))
+      << "the old stream is gone";
 }
 
 // ---- certificates ----
