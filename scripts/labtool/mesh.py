@@ -9,10 +9,11 @@ import yaml
 
 from . import cgroups, topology
 from .paths import BPF_ROOT, binary
-from .shell import LabError, enter_cgroup, enter_netns, run, wait_until
+from .shell import SLOWER, LabError, enter_cgroup, enter_netns, run, wait_until
 
 PROXY_UID = 65532
 CONTROLLER = f"{topology.HUB4}:15012"
+CERTIFICATE_TTL = os.environ.get("FAIRLEAD_CERTIFICATE_TTL", "24h")  # of workloads; renewed at half of what is left
 CONTROLLER_NAME = None  # HOST:PORT by which the agents know it, where that is another
 
 
@@ -22,7 +23,7 @@ def query(path, line, timeout=5.0):
     """One question to keeper.sock or proxy.sock; raises LabError when nobody answers."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(timeout)
+            client.settimeout(timeout * SLOWER)
             client.connect(path)
             client.sendall(line.encode() + b"\n")
             answer = b""
@@ -53,6 +54,13 @@ def quietly(function, *arguments):
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
+def _environment(name):
+    """A sanitizer's reports of a daemon go to its log, for an agent's proxy may write no other file; nor may it be traced, as the
+    search for leaks would."""
+    more = ":log_path=stderr" + (":detect_leaks=0" if name.startswith("agent-") else "")
+    return {key: value + more if key.endswith("SAN_OPTIONS") else value for key, value in os.environ.items()}
+
+
 def _start(names, name, command, netns, cgroup):
     os.makedirs(os.path.dirname(names.log("x")), exist_ok=True)
     os.makedirs(cgroup, exist_ok=True)
@@ -62,7 +70,8 @@ def _start(names, name, command, netns, cgroup):
         enter_netns(netns)
 
     with open(names.log(name), "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=enter)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                   env=_environment(name), preexec_fn=enter)
     with open(_pid_file(names, name), "w") as file:
         file.write(str(process.pid))
 
@@ -109,6 +118,7 @@ def controller_config(names):
     os.makedirs(names.source_directory(), exist_ok=True)
     with open(path, "w") as file:
         yaml.safe_dump({"listen": CONTROLLER, "source": {"directory": names.source_directory()},
+                        "certificates": {"maxTtl": CERTIFICATE_TTL},
                         "stateDirectory": os.path.join(names.controller_directory(), "state")}, file)
     return path
 
@@ -170,17 +180,30 @@ def agent_config(names, node):
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(run(binary("fairlead-controller"), "token", "--config", controller, "--node", node))
     os.chown(token, PROXY_UID, PROXY_UID)
-    roots = os.path.join(directory, "root-cert.pem")
-    with open(os.path.join(names.controller_directory(), "state", "root-cert.pem")) as source, open(roots, "w") as file:
-        file.write(source.read())
+    roots = bring_roots(names, node)
     path = os.path.join(directory, "agent.yaml")
     with open(path, "w") as file:
         yaml.safe_dump({"node": node, "runDirectory": names.run_directory(node), "bpfDirectory": names.bpf_directory(node),
                         "proxy": {"user": PROXY_UID, "seccomp": os.environ.get("FAIRLEAD_SECCOMP", "enforce")},
+                        "certificates": {"ttl": CERTIFICATE_TTL},
                         "drain": {"deadline": "5s"},
                         "log": {"level": os.environ.get("FAIRLEAD_LOG", "info")},
                         "controller": {"address": CONTROLLER_NAME or CONTROLLER, "roots": roots, "token": token}}, file)
     return path
+
+
+def bring_roots(names, node):
+    """What the controller is known by, to where the agent reads it; replaced in one go, as a projected volume would be."""
+    roots = os.path.join(names.node_directory(node), "root-cert.pem")
+    with open(os.path.join(names.controller_directory(), "state", "root-cert.pem")) as source, open(roots + ".new", "w") as file:
+        file.write(source.read())
+    os.rename(roots + ".new", roots)
+    return roots
+
+
+def change_root(names, step):
+    """One of add, use, retire; raises LabError when it is not its turn or not its time."""
+    return run(binary("fairlead-controller"), "root", step, "--config", controller_config(names))
 
 
 def start_agent(names, node):

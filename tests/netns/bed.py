@@ -14,16 +14,17 @@ PEERS = os.path.join(HERE, "peers")
 MANIFESTS = os.path.join(HERE, "manifests")
 sys.path[:0] = [os.path.join(HERE, "..", "..", "scripts"), PEERS]
 
+import sanitizers  # noqa: E402
 from labtool import lab, mesh, pods, shell, state as memory  # noqa: E402
 from labtool.paths import Names, binary  # noqa: E402
-from labtool.shell import LabError  # noqa: E402
+from labtool.shell import SLOWER, LabError  # noqa: E402
 
 os.environ["PEERS"] = PEERS  # the manifests' commands find the application by it
 
 
 def eventually(test, seconds=15, what="it did not become true"):
     """Polls until the test returns something true, which is returned; fails with the last value."""
-    deadline, last = time.monotonic() + seconds, None
+    deadline, last = time.monotonic() + seconds * SLOWER, None
     while time.monotonic() < deadline:
         last = test()
         if last:
@@ -47,7 +48,7 @@ class Hand:
         self.say(json.dumps({"op": op, **order}))
 
     def answer(self, seconds=30):
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds * SLOWER)
         assert ready, f"no answer within {seconds} s"
         line = self._process.stdout.readline()
         assert line, "the client ended without an answer"
@@ -84,6 +85,7 @@ class Bed:
         return self
 
     def down(self):
+        sanitizers.collect(self.names)
         for hand in self._hands.values():
             hand.close()
         self._hands.clear()

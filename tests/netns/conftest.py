@@ -6,7 +6,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from bed import Bed, has_standin  # noqa: E402
+from bed import Bed, has_standin, sanitizers  # noqa: E402
 from labtool.paths import binary  # noqa: E402
 
 NODES = ("node1", "node2")
@@ -15,6 +15,8 @@ NODES = ("node1", "node2")
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: minutes of load; run with --long")
     config.addinivalue_line("markers", "standin: needs the stand-in for Cilium")
+    config.addinivalue_line("markers", "sanitizers: of the part of this tier that every change runs with sanitizers, too")
+    config.addinivalue_line("markers", "unsanitized(reason): asserts what a sanitizer's build does not have")
 
 
 def pytest_addoption(parser):
@@ -29,6 +31,10 @@ def _refuse(reason):
 
 
 def pytest_collection_modifyitems(config, items):
+    if sanitizers.NAME:
+        left_out = [item for item in items if "unsanitized" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if "long" in item.keywords and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="long: run with --long"))
@@ -61,6 +67,21 @@ def own_bed(request):
         yield made.up()
     finally:
         made.down()
+
+
+@pytest.fixture(autouse=True)
+def no_report():
+    """Whatever a sanitizer has to say, of any program of the labs, fails the test that made it say so (or the one after: a lab's last
+    words come with its end)."""
+    yield
+    assert not (found := sanitizers.take()), "\n\n".join(found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_last_report():
+    """Of labs that ended with the last test of all."""
+    yield
+    assert not (found := sanitizers.take()), "\n\n".join(found)
 
 
 @pytest.fixture(autouse=True)

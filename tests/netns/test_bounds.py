@@ -13,6 +13,7 @@ import pytest
 from bed import eventually
 from labtool import pods
 
+pytestmark = pytest.mark.unsanitized("memory and file descriptors are a sanitizer's as well")
 CROWD = 8000
 HELLO_HEAD = b"\x16\x03\x01\x40\x00" + b"\x01\x00\x3f\xfc"  # a record that never comes to its end
 

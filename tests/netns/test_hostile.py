@@ -5,7 +5,7 @@ import json
 import pytest
 
 import h2peer
-from bed import eventually
+from bed import SLOWER, eventually
 from foreign import Foreigner
 from h2peer import raw_frame
 
@@ -273,7 +273,7 @@ def test_a_peer_that_asks_and_does_not_read(bed, steady, hostile):
     asked = b"".join(raw_frame(HEADERS, END_HEADERS, number, block) for number in odd(400_000))
     peer.drain_output()
     try:
-        peer.sock.settimeout(30)
+        peer.sock.settimeout(30 * SLOWER)
         for at in range(0, len(asked), 1 << 16):
             peer.sock.sendall(asked[at:at + (1 << 16)])
     except OSError:
