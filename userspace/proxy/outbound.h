@@ -25,8 +25,8 @@ class OutboundConnection final : public Connection, public RelayOwner {
 
  private:
   Task<void> run() override;
-  // Endpoints of the Service one after the other until one takes the connection; none of them has got a byte
-  // before.
+  // Endpoints of the Service one after the other until one takes the connection; none of them has passed on a
+  // byte before.
   Task<Result<void>> set_up();
   Result<void> find_original();
   Task<Result<void>> reach(Target target);
