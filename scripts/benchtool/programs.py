@@ -67,9 +67,9 @@ def measure_programs(contender, repetitions, seconds):
 
 def print_programs(rows):
     variants = list(dict.fromkeys((row["way"], row["traced"]) for row in rows))
-    print("\nprograms: ns per run (runs per connection)")
+    print("\nprograms: ns per run, median and least of the repetitions (runs per connection)")
     print(f"  {'':7}{'':22}" + "".join(f"{way + (', traced' if traced else ''):>26}" for way, traced in variants))
     for side, program in sorted(dict.fromkeys((row["side"], row["program"]) for row in rows)):
         found = {(row["way"], row["traced"]): row for row in rows if (row["side"], row["program"]) == (side, program)}
-        cells = [f"{found[variant]['ns']:.0f} ({found[variant]['runs_per_connection']:.2g})" if variant in found else "-" for variant in variants]
+        cells = [f"{found[variant]['ns']:.0f} {found[variant]['min']:.0f} ({found[variant]['runs_per_connection']:.2g})" if variant in found else "-" for variant in variants]
         print(f"  {side:7}{program:22}" + "".join(f"{cell:>26}" for cell in cells))

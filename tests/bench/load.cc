@@ -75,7 +75,9 @@ Result<void> echo(uint16_t port) {
     for (int i = 0; i < count; ++i) {
       const int fd = events[static_cast<size_t>(i)].data.fd;
       if (fd == listener.get()) {
-        const int client = ::accept4(fd, nullptr, nullptr, SOCK_CLOEXEC);
+        sockaddr_storage peer{};  // asked for, as servers do: there is a BPF program for it
+        socklen_t length = sizeof peer;
+        const int client = ::accept4(fd, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_CLOEXEC);
         if (client < 0) continue;
         net::set_nodelay(BorrowedFd(client));
         event.data.fd = client;
