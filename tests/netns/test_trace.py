@@ -165,19 +165,26 @@ def test_one_at_a_time(bed):
         pass
 
 
-def test_overrun_is_told(bed):
+def overrun(bed, count=4500):
+    """True when the events of `count` connects are all told or told to be lost; false when the machine was so slow that the lease ran out."""
     with Trace(bed, "--verdict", "passed") as trace:
         trace.process.send_signal(signal.SIGSTOP)
-        done = bed.call("front/web", "udp_burst", to=[bed.ip("back/api-1"), 53], count=6000)
+        done = bed.call("front/web", "udp_burst", to=[bed.ip("back/api-1"), 53], count=count)
         trace.process.send_signal(signal.SIGCONT)
-        assert done == {"count": 6000}
-        assert trace.until(lambda row: "lost" in row)["lost"] > 0
+        assert done == {"count": count}
 
-        def everything(_):
-            return sum(row.get("lost", 0) + (row.get("reason") == "not_tcp") for row in trace.seen) == 6000
-        trace.until(everything)
+        def everything(row):
+            return row.get("paused") or sum(row.get("lost", 0) + (row.get("reason") == "not_tcp") for row in trace.seen) == count
+        if trace.until(everything).get("paused"):
+            return False
+        assert any("lost" in row for row in trace.seen)
         bed.call("front/web", "who", to=[bed.ip("outside/shop"), 8080])
         trace.until(is_("connect", "passed", "not_in_mesh"))
+        return True
+
+
+def test_overrun_is_told(bed):
+    assert any(overrun(bed) for _ in range(3))
 
 
 def test_reader_that_does_not_read(bed):
