@@ -21,6 +21,7 @@ HELP = """Usage: scripts/lab VERB [ARGUMENTS] [--name LAB]      (LAB is "lab" un
   fairlead NODE -- ARGS…  the CLI of that node's agent: `scripts/lab fairlead node1 -- connection list`
   status | list | down
 
+Environment: FAIRLEAD_LOG=debug, FAIRLEAD_CERTIFICATE_TTL=20s (of workloads), FAIRLEAD_SLOWER=3 (deadlines), FAIRLEAD_SECCOMP=audit
 Exit status: 0 ok, 1 failure, 2 usage; exec passes on that of its command.
 """
 

@@ -35,6 +35,9 @@ CERTIFICATE_TTL = 40  # renewed when half of it is over
 AFTER = 2.0 * SLOWER  # seconds that a disturbance may take to be felt
 FILES_MARGIN = 40  # a batch of the stock of sockets
 MEMORY_MARGIN = {"keeper": 1 << 10, "proxy": 8 << 10, "controller": 16 << 10}  # KiB of anonymous PSS
+# Beyond what was there before. Connections that were given up before an agent took them leave their entry in an LRU map: one that starts
+# cannot tell them from those that still wait for it.
+MAPS_MARGIN = {"fl_origdst": 256}
 DENY = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -120,7 +123,7 @@ class Usage:
         return {who: pss(pid) for who, pid in self.processes().items()}
 
     def maps(self):
-        """Entries by node and map; of those that count, only the kinds that hold connections or pods."""
+        """Entries by node and map, where the kernel can count them."""
         found = {}
         for node in NODES:
             text = run(binary("fairlead"), "--run-dir", self.bed.names.run_directory(node), "-o", "json", "bpf", "maps")
@@ -264,7 +267,8 @@ class Soak:
         self.check("no more files are open than before", until(lambda: [
             f"{' '.join(who)}: {count}, before {files[who]}" for who, count in usage.files().items() if count > files[who] + FILES_MARGIN], 20))
         self.check("the maps are as they were", until(lambda: [
-            f"{node} {name}: {count}, before {maps[node, name]}" for (node, name), count in usage.maps().items() if count != maps[node, name]], 20))
+            f"{node} {name}: {count}, before {maps[node, name]}" for (node, name), count in usage.maps().items()
+            if not maps[node, name] <= count <= maps[node, name] + MAPS_MARGIN.get(name, 0)], 20))
         grown = {who: kib - memory[who] for who, kib in usage.memory().items()}
         if not sanitizers.NAME:
             self.check("memory (PSS) grew by at most " + ", ".join(f"{' '.join(who).strip()} {kib:+} KiB" for who, kib in grown.items()),

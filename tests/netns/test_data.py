@@ -55,6 +55,7 @@ def test_half_close_without_a_tunnel(bed, source, to):
     assert whole(found, MIB + 1, "up"), found
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("size", [0, 5000], ids=str)
 def test_reset_by_the_server_is_no_end(bed, path, size):
@@ -70,6 +71,7 @@ def test_reset_by_the_client_is_no_end(bed, path):
     assert result(bed, PATHS[path], token) == {"end": "ConnectionResetError"}
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("path", [*PATHS, "plaintext"])
 def test_64_mib_each_way_at_once(bed, path):
     check_duplex(bed, path, 64 * MIB, 60)
@@ -171,6 +173,7 @@ def proxy_fds(bed, node):
     return len(os.listdir(f"/proc/{bed.keeper(node, 'status')['proxyPid']}/fd"))
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_stays_behind(bed, path):
     """Once the crowd has left, so have its connections on both agents, and their file descriptors. (What may stay are

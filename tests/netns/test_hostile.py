@@ -150,6 +150,7 @@ ENDED = {
 }
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("what", ENDED, ids=str)
 def test_a_hostile_peer_is_ended(bed, steady, hostile, what):
     make, code, counter = ENDED[what]
@@ -205,6 +206,7 @@ BROKEN_STREAMS = {
 }
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("what", BROKEN_STREAMS, ids=str)
 def test_a_broken_request_costs_its_stream_only(bed, steady, hostile, what):
     before = bed.counters("node2")["peer_broken_stream"]

@@ -9,6 +9,7 @@ from bed import eventually, is_refused, lab, mesh
 from labtool.paths import binary
 from labtool.shell import run
 
+pytestmark = pytest.mark.sanitizers
 TO = ["api.front", 80]
 NODES = ("node1", "node2")
 

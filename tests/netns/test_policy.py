@@ -515,6 +515,7 @@ def works(hand):
     return answer == {"echo": "ping\n"}
 
 
+@pytest.mark.sanitizers
 @pytest.mark.parametrize("source, target", [("front/web", TARGET), ("front/web", "back/hbone"), ("outside/client", TARGET), (TARGET, TARGET)],
                          ids=["in place", "15008", "plaintext", "itself"])
 def test_a_connection_that_is_no_longer_allowed_is_cut(bed, source, target):

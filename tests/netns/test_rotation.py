@@ -156,7 +156,6 @@ def newcomers(bed, number):
         bed.delete(f"Pod/pairs/{name}")
 
 
-@pytest.mark.sanitizers
 def test_renewal_cuts_and_refuses_nobody(short_lived, load, tmp_path):
     bed, somebody = short_lived, foreign_identity(short_lived, tmp_path)
     before = troubles(bed)
