@@ -5,7 +5,7 @@ import json
 import pytest
 
 import h2peer
-from bed import SLOWER, eventually
+from bed import eventually
 from foreign import Foreigner
 from h2peer import raw_frame
 
@@ -268,6 +268,7 @@ def test_windows_that_never_open_hold_little(bed, steady, hostile):
     steady.goes_on()
 
 
+@pytest.mark.unsanitized("so slow a build is still answering when TCP gives up a peer whose window stays shut")
 def test_a_peer_that_asks_and_does_not_read(bed, steady, hostile):
     before = bed.counters("node2")["peer_not_reading"]
     peer = hostile()
@@ -275,7 +276,7 @@ def test_a_peer_that_asks_and_does_not_read(bed, steady, hostile):
     asked = b"".join(raw_frame(HEADERS, END_HEADERS, number, block) for number in odd(400_000))
     peer.drain_output()
     try:
-        peer.sock.settimeout(30 * SLOWER)
+        peer.sock.settimeout(30)
         for at in range(0, len(asked), 1 << 16):
             peer.sock.sendall(asked[at:at + (1 << 16)])
     except OSError:
