@@ -93,6 +93,30 @@ def test_noun(bed, noun):
             check_golden(noun.replace(" ", "-") + ".txt", "\n".join(headers) + "\n")
 
 
+def test_a_filter_finds_the_connection_on_either_side(bed):
+    with something_to_see(bed):
+        client = next(row for row in ask(bed, "connection", "list") if row["direction"] == "inbound" and row["peer"].endswith("/sa/web"))
+        assert client["remoteAddress"] in (bed.ip("front/web"), bed.ip("front/web", "6"))
+        seen = ask(bed, "connection", "list", "--filter",
+                   f"namespace=back,peer~*/ns/front/sa/web,remoteAddress={client['remoteAddress']},remotePort={client['remotePort']},ageMs<1h")
+        assert [row["id"] for row in seen] == [client["id"]]
+        out = ask(bed, "connection", "list", "--filter", "direction=outbound,pod=front/web,service~back/far.*,tunnel!=none", node="node1")
+        assert out and all(row["endpoint"] in (f"{row['remoteAddress']}:{row['remotePort']}", f"[{row['remoteAddress']}]:{row['remotePort']}")
+                           for row in out), out
+        assert ask(bed, "connection", "list", "--filter", "pod~back/*,peer~*/sa/other") == []
+        assert all(not row["allowed"] for row in ask(bed, "why", "--filter", "allowed=false,policy=back/golden,time>-10m"))
+
+
+@pytest.mark.parametrize("noun", ["bpf progs", "bpf maps", "bpf links", "check"])
+def test_every_key_of_what_the_kernel_tells_can_be_filtered_by(bed, noun):
+    rows = ask(bed, *noun.split())
+    for key in set().union(*rows):
+        done = fairlead(bed, *noun.split(), "-o", "json", "--filter", f"{key}!=", "--filter", f"{key}=")
+        assert done.returncode == 0 and json.loads(done.stdout) == [], (key, done)
+    some = ask(bed, *noun.split(), "--filter", "state!=fail" if noun == "check" else "owner=fairlead")
+    assert 0 < len(some) <= len(rows)
+
+
 def test_links_name_their_pods(bed):
     links = [link for link in ask(bed, "bpf", "links") if link["owner"] == "fairlead"]
     assert len(links) == 8 * len(bed.keeper("node2", "pods"))

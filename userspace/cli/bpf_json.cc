@@ -102,6 +102,26 @@ int run_bpf_links(const Options& options) {
   return kOk;
 }
 
+json program_rows(const ebpf::Inventory& inventory) {
+  json rows = json::array();
+  for (const auto& program : inventory.programs) {
+    const double per_run = program.run_count == 0 ? 0.0
+                                                  : static_cast<double>(program.run_time_ns) /
+                                                        static_cast<double>(program.run_count);
+    rows.push_back({{"id", program.id},
+                    {"name", program.name},
+                    {"type", program.type},
+                    {"tag", program.tag},
+                    {"owner", owner(program.ours)},
+                    {"runCount", program.run_count},
+                    {"runTimeNs", program.run_time_ns},
+                    {"nsPerRun", per_run},
+                    {"instructions", program.instructions},
+                    {"verifiedInstructions", program.verified_instructions}});
+  }
+  return rows;
+}
+
 namespace {
 
 constexpr uint64_t kLongestMeasurement = 3600;
@@ -135,23 +155,7 @@ int run_bpf_progs(const Options& options) {
         fmt::format("bpf progs: unexpected '{}'\n  Try: fairlead bpf progs [--measure SECONDS]", words[0]));
   const auto inventory = seconds ? measure(options, std::chrono::seconds(*seconds)) : read_inventory(options);
   if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
-  json rows = json::array();
-  for (const auto& program : inventory->programs) {
-    const double per_run = program.run_count == 0 ? 0.0
-                                                  : static_cast<double>(program.run_time_ns) /
-                                                        static_cast<double>(program.run_count);
-    rows.push_back({{"id", program.id},
-                    {"name", program.name},
-                    {"type", program.type},
-                    {"tag", program.tag},
-                    {"owner", owner(program.ours)},
-                    {"runCount", program.run_count},
-                    {"runTimeNs", program.run_time_ns},
-                    {"nsPerRun", per_run},
-                    {"instructions", program.instructions},
-                    {"verifiedInstructions", program.verified_instructions}});
-  }
-  print_list(options, rows,
+  print_list(options, program_rows(*inventory),
              {column("ID", "id"),
               column("OWNER", "owner"),
               column("NAME", "name"),
@@ -167,11 +171,9 @@ int run_bpf_progs(const Options& options) {
   return kOk;
 }
 
-int run_bpf_maps(const Options& options) {
-  const auto inventory = read_inventory(options);
-  if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
+json map_rows(const ebpf::Inventory& inventory) {
   json rows = json::array();
-  for (const auto& map : inventory->maps) {
+  for (const auto& map : inventory.maps) {
     rows.push_back({{"id", map.id},
                     {"name", map.name},
                     {"type", map.type},
@@ -180,7 +182,13 @@ int run_bpf_maps(const Options& options) {
                     {"maxEntries", map.max_entries},
                     {"memoryBytes", map.memory_bytes}});
   }
-  print_list(options, rows,
+  return rows;
+}
+
+int run_bpf_maps(const Options& options) {
+  const auto inventory = read_inventory(options);
+  if (!inventory) return complain(kFailure, inventory.error().text() + "\n  Needs root: try sudo");
+  print_list(options, map_rows(*inventory),
              {column("ID", "id"),
               column("OWNER", "owner"),
               column("NAME", "name"),

@@ -1,4 +1,5 @@
 // check: may Fairlead work here, and does it leave everybody else alone?
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -22,16 +23,13 @@ json quiet(const Options& options, std::string_view verb, std::string_view socke
 class Findings {
  public:
   void add(std::string_view name, std::string_view state, std::string found, std::string remedy = "") {
-    if (state == "fail") failed_ = true;
     rows_.push_back(
         {{"check", name}, {"state", state}, {"found", std::move(found)}, {"remedy", std::move(remedy)}});
   }
   [[nodiscard]] const json& rows() const { return rows_; }
-  [[nodiscard]] bool failed() const { return failed_; }
 
  private:
   json rows_ = json::array();
-  bool failed_ = false;
 };
 
 void check_features(const Options& options, Findings& findings) {
@@ -149,7 +147,7 @@ std::string bpf_directory(const Options& options) {
   return status.is_object() && status.contains(where) ? status.at(where).get<std::string>() : std::string();
 }
 
-int run_check(const Options& options) {
+json check_rows(const Options& options) {
   Findings findings;
   check_features(options, findings);
   const auto inventory = read_inventory(options);
@@ -165,10 +163,17 @@ int run_check(const Options& options) {
                runs ? fmt::format("runs on node {}", cell(status["node"])) : "does not answer",
                runs ? "" : "start fairlead-agent, or name its directory with --run-dir");
   if (runs) check_confinement(options, status, findings);
-  print_list(options, findings.rows(),
+  return findings.rows();
+}
+
+int run_check(const Options& options) {
+  const json rows = check_rows(options);
+  print_list(options, rows,
              {column("CHECK", "check"), column("STATE", "state"), column("FOUND", "found"),
               column("WHAT TO DO", "remedy")});
-  return findings.failed() ? kFailure : kOk;
+  const bool failed =
+      std::any_of(rows.begin(), rows.end(), [](const json& row) { return row["state"] == "fail"; });
+  return failed ? kFailure : kOk;
 }
 
 }  // namespace fairlead::cli

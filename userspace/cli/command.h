@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/filter.h"
 
 namespace fairlead::cli {
 
@@ -26,6 +27,13 @@ struct Options {
   Format format = Format::kTable;
   std::chrono::milliseconds timeout{5000};
   std::vector<std::string> arguments;  // behind noun and verb
+  Filter filter;                       // of lists; print_list() applies it
+};
+
+struct Flag {
+  std::string_view name;   // "-n", "--watch"
+  std::string_view value;  // what it wants, empty: nothing. "a|b|c" are the choices
+  std::string_view help;
 };
 
 struct Command {
@@ -34,9 +42,13 @@ struct Command {
   std::string_view arguments;
   std::string_view help;
   int (*run)(const Options&);
+  std::span<const Flag> flags = {};  // of this command alone; usage, completion and manual tell of them
 };
 
 std::span<const Command> commands();
+std::span<const Flag> common_flags();
+// Of one command; those that only its arguments name have no help. A list has --filter.
+std::vector<Flag> flags_of(const Command& command);
 
 // One per file.
 int run_status(const Options& options);
@@ -55,6 +67,9 @@ int run_bpf_maps(const Options& options);
 int run_bpf_links(const Options& options);
 int run_bpf_trace(const Options& options);
 int run_check(const Options& options);
+int run_dump(const Options& options);
+int run_completion(const Options& options);
+int run_man(const Options& options);
 
 // Parses everything and runs it: the whole program but for main(). `environment_run_directory` may be null.
 int run(std::span<const char* const> words, const char* environment_run_directory);

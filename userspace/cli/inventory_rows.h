@@ -1,4 +1,4 @@
-// What `bpf` and `check` share: the inventory of the node, seen from the agent that --run-dir names.
+// What `bpf`, `check` and `dump` share: the inventory of the node, seen from the agent that --run-dir names.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -9,6 +9,9 @@
 namespace fairlead::cli {
 
 Result<ebpf::Inventory> read_inventory(const Options& options);
+nlohmann::json program_rows(const ebpf::Inventory& inventory);
+nlohmann::json map_rows(const ebpf::Inventory& inventory);
+nlohmann::json check_rows(const Options& options);
 nlohmann::json link_rows(const Options& options, const ebpf::Inventory& inventory);
 // Of the agent, if it runs: empty otherwise, and nothing is said about it.
 nlohmann::json net_pods(const Options& options);

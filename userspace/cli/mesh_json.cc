@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/output.h"
 
@@ -84,20 +85,44 @@ int run_policy_list(const Options& options) {
         }}});
 }
 
+// The agent gives no more at once than it can without making its connections wait.
+std::optional<json> ask_connections(const Options& options, int& status) {
+  json rows = json::array();
+  json page;
+  do {
+    auto next = next_page(options, "connections", page);
+    if (!next) {
+      status = explain(next.error(), "connections");
+      return std::nullopt;
+    }
+    page = std::move(*next);
+    for (json& row : page["rows"]) {
+      if (options.filter.matches(row)) rows.push_back(std::move(row));
+    }
+    if (const auto silent = page.value("silentWorkers", uint64_t{0}); silent != 0)
+      complain(kOk, fmt::format("{} workers of the proxy do not answer: what they carry is missing", silent));
+  } while (page.value("more", false));
+  return rows;
+}
+
 int run_connection_list(const Options& options) {
-  return list(options, "connections",
-              {column("ID", "id"),
-               column("DIRECTION", "direction"),
-               column("POD", "pod"),
-               column("SOURCE", "source"),
-               column("DESTINATION", "destination"),
-               column("ENDPOINT", "endpoint"),
-               column("PEER", "peer"),
-               column("TUNNEL", "tunnel"),
-               column("STATE", "state"),
-               {"SENT", [](const json& row) { return bytes(row.value("bytesSent", uint64_t{0})); }},
-               {"RECEIVED", [](const json& row) { return bytes(row.value("bytesReceived", uint64_t{0})); }},
-               {"AGE", [](const json& row) { return duration(row.value("ageMs", int64_t{0})); }}});
+  int status = kOk;
+  const auto rows = ask_connections(options, status);
+  if (!rows) return status;
+  print_list(options, *rows,
+             {column("ID", "id"),
+              column("DIRECTION", "direction"),
+              column("POD", "pod"),
+              column("SOURCE", "source"),
+              column("DESTINATION", "destination"),
+              column("ENDPOINT", "endpoint"),
+              column("PEER", "peer"),
+              column("TUNNEL", "tunnel"),
+              column("STATE", "state"),
+              {"SENT", [](const json& row) { return bytes(row.value("bytesSent", uint64_t{0})); }},
+              {"RECEIVED", [](const json& row) { return bytes(row.value("bytesReceived", uint64_t{0})); }},
+              {"AGE", [](const json& row) { return duration(row.value("ageMs", int64_t{0})); }}});
+  return kOk;
 }
 
 int run_cert_list(const Options& options) {

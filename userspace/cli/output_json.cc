@@ -110,14 +110,29 @@ std::string yaml(const json& document, int indent) {
   return out;
 }
 
+std::string document_text(const Options& options, const json& document) {
+  return options.format == Format::kYaml
+             ? yaml(document)
+             : document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
 void print_document(const Options& options, const json& document) {
-  put(options.format == Format::kYaml ? yaml(document)
-                                      : document.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  put(document_text(options, document));
+}
+
+json filtered(const Options& options, const json& rows) {
+  if (options.filter.empty()) return rows;
+  json kept = json::array();
+  for (const json& row : rows) {
+    if (options.filter.matches(row)) kept.push_back(row);
+  }
+  return kept;
 }
 
 void print_list(const Options& options, const json& rows, const std::vector<Column>& columns) {
-  if (options.format != Format::kTable) return print_document(options, rows);
-  put(table(rows, columns));
+  const json kept = filtered(options, rows);
+  if (options.format != Format::kTable) return print_document(options, kept);
+  put(table(kept, columns));
 }
 
 int complain(int status, std::string_view text) {
@@ -125,32 +140,48 @@ int complain(int status, std::string_view text) {
   return status;
 }
 
-std::optional<json> ask(const Options& options, Socket socket, const std::string& line, int& status) {
+Result<json> question(const Options& options, Socket socket, const std::string& line) {
   const std::string path =
       options.run_directory + (socket == Socket::kKeeper ? "/keeper.sock" : "/proxy.sock");
-  const auto answer = net::query(path, line, options.timeout);
-  if (!answer) {
-    const bool forbidden = answer.error().code() == EACCES || answer.error().code() == EPERM;
-    status = complain(kUnreachable, answer.error().text() +
-                                        (forbidden ? "\n  Only root may ask the agent. Try: sudo fairlead …"
-                                                   : "\n  Is the agent running here? Try: fairlead check; or "
-                                                     "name its directory: --run-dir DIR"));
-    return std::nullopt;
-  }
-  json document = json::parse(*answer, nullptr, false);
-  if (document.is_discarded()) {
-    status = complain(kFailure, path +
-                                    " answered something that is not JSON\n  Are agent and CLI of one "
-                                    "version? Try: fairlead --version");
-    return std::nullopt;
-  }
-  if (document.is_object() && document.contains("error")) {
-    status = complain(kFailure, fmt::format("{}\n  Try: fairlead {}", cell(document["error"]),
-                                            line.starts_with("pod.") ? "pod list" : "status"));
-    return std::nullopt;
-  }
-  status = kOk;
+  FL_TRY_ASSIGN(const std::string answer, net::query(path, line, options.timeout));
+  json document = json::parse(answer, nullptr, false);
+  if (document.is_discarded())
+    return Error(ErrorKind::kProtocol, path + " answered something that is not JSON");
+  if (document.is_object() && document.contains("error"))
+    return Error(ErrorKind::kDenied, cell(document["error"]));
   return document;
+}
+
+int explain(const Error& error, const std::string& line) {
+  if (error.kind() == ErrorKind::kProtocol) {
+    return complain(kFailure, error.text() + "\n  Are agent and CLI of one version? Try: fairlead --version");
+  }
+  if (error.kind() == ErrorKind::kDenied) {
+    return complain(kFailure, fmt::format("{}\n  Try: fairlead {}", error.text(),
+                                          line.starts_with("pod.") ? "pod list" : "status"));
+  }
+  const bool forbidden = error.code() == EACCES || error.code() == EPERM;
+  return complain(kUnreachable,
+                  error.text() + (forbidden ? "\n  Only root may ask the agent. Try: sudo fairlead …"
+                                            : "\n  Is the agent running here? Try: fairlead check; or "
+                                              "name its directory: --run-dir DIR"));
+}
+
+std::optional<json> ask(const Options& options, Socket socket, const std::string& line, int& status) {
+  auto answer = question(options, socket, line);
+  status = answer ? kOk : explain(answer.error(), line);
+  if (!answer) return std::nullopt;
+  return std::move(*answer);
+}
+
+Result<json> next_page(const Options& options, const std::string& verb, const json& from) {
+  json position = json::object();
+  if (!from.is_null()) position = {{"instance", from.at("instance")}, {"cursor", from.at("cursor")}};
+  FL_TRY_ASSIGN(json page, question(options, Socket::kProxy, verb + " " + position.dump()));
+  const bool whole = page.is_object() && page.contains("rows") && page["rows"].is_array() &&
+                     page.contains("cursor") && page.contains("instance") && page["instance"].is_string();
+  if (!whole) return Error(ErrorKind::kProtocol, verb + ": the agent's answer is not understood");
+  return page;
 }
 
 }  // namespace fairlead::cli

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <future>
@@ -36,6 +37,8 @@ Control::Control(ProxyConfig config, UniqueFd contract)
     : config_(std::move(config)),
       contract_(std::move(contract)),
       started_(Clock::now()),
+      instance_(
+          fmt::format("{:x}-{:x}", ::getpid(), std::chrono::system_clock::now().time_since_epoch().count())),
       deadline_(*this),
       retry_(*this) {}
 
@@ -296,12 +299,15 @@ void Control::refresh_identities() {
 // ---- queries
 // ------------------------------------------------------------------------------------------------------------
 
-std::vector<WorkerReport> Control::gather_reports() {
+std::vector<WorkerReport> Control::gather_reports(const std::function<ReportWish(size_t)>& wish_of) {
   std::vector<std::future<WorkerReport>> pending;
-  for (auto& worker : workers_) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
     auto promise = std::make_shared<std::promise<WorkerReport>>();
     pending.push_back(promise->get_future());
-    worker->report([promise](WorkerReport report) { promise->set_value(std::move(report)); });
+    workers_[i]->report(wish_of(i), [promise, i](WorkerReport report) {
+      report.worker = i;
+      promise->set_value(std::move(report));
+    });
   }
   std::vector<WorkerReport> reports;
   for (auto& future : pending) {
@@ -309,6 +315,28 @@ std::vector<WorkerReport> Control::gather_reports() {
     if (future.wait_for(kReportDeadline) == std::future_status::ready) reports.push_back(future.get());
   }
   return reports;
+}
+
+// A page; without an argument the rows of the first one alone.
+std::string Control::connections(std::string_view argument) {
+  const Answerer self{instance_, workers_.size()};
+  const auto question = page_question(argument, self);
+  if (!question) return error_json(question.error().text());
+  if (question->of_another) return error_json("the proxy was restarted meanwhile: ask again");
+  const auto reports = gather_reports([&](size_t worker) {
+    return ReportWish{question->cursor.empty() ? UINT64_MAX : question->cursor[worker], {}};
+  });
+  return argument.empty() ? connections_json(reports) : connections_page_json(self, reports);
+}
+
+// What came since the cursor; without an argument all rows alone.
+std::string Control::decisions(std::string_view argument) {
+  const Answerer self{instance_, workers_.size()};
+  const auto question = page_question(argument, self);
+  if (!question) return error_json(question.error().text());
+  const auto reports = gather_reports(
+      [&](size_t worker) { return ReportWish{0, question->cursor.empty() ? 0 : question->cursor[worker]}; });
+  return argument.empty() ? decisions_json(reports) : decisions_page_json(self, *question, reports);
 }
 
 std::vector<state::CertificateClient::Status> Control::certificate_states() const {
@@ -334,8 +362,9 @@ std::string Control::answer(std::string_view verb, std::string_view argument) {
     const auto answers = check_authz(snapshot, *question);
     return answers ? authz_json(*answers) : error_json(answers.error().text());
   }
-  if (verb == "connections") return connections_json(gather_reports());
-  if (verb == "decisions") return decisions_json(gather_reports());
+  if (verb == "connections") return connections(argument);
+  if (verb == "decisions") return decisions(argument);
+  if (verb == "config") return config_json(config_);
   if (verb == "certs") return certificates_json(certificate_states());
   if (verb != "status") return error_json(fmt::format("unknown question '{}'", verb));
   ProxyStatus status;
@@ -346,7 +375,7 @@ std::string Control::answer(std::string_view verb, std::string_view argument) {
   status.locked = locked_;
   status.controller_address = config_.controller.address;
   if (xds_ != nullptr) status.controller = xds_->status();
-  return status_json(status, snapshot, gather_reports());
+  return status_json(status, snapshot, gather_reports([](size_t) { return ReportWish{}; }));
 }
 
 }  // namespace fairlead::proxy

@@ -15,6 +15,7 @@
 #include "ebpf/flow_maps.h"
 #include "event/reactor.h"
 #include "net/query.h"
+#include "proxy/pages_json.h"
 #include "proxy/proxy_main.h"
 #include "proxy/reports_json.h"
 #include "proxy/worker.h"
@@ -53,7 +54,10 @@ class Control final : private IoHandler {
   void refresh_identities();
   std::string answer(std::string_view verb, std::string_view argument);
   [[nodiscard]] std::vector<state::CertificateClient::Status> certificate_states() const;
-  std::vector<WorkerReport> gather_reports();
+  // `wish_of(worker)`; of a worker that does not answer in time there is no report.
+  std::vector<WorkerReport> gather_reports(const std::function<ReportWish(size_t)>& wish_of);
+  std::string connections(std::string_view argument);
+  std::string decisions(std::string_view argument);
 
   ProxyConfig config_;
   Confinement locked_;
@@ -78,6 +82,7 @@ class Control final : private IoHandler {
   int exit_code_ = 0;
   bool leaving_ = false;
   TimePoint started_;
+  std::string instance_;  // this process, and no other before or after it
   Alarm<Control, &Control::on_deadline> deadline_;
   Alarm<Control, &Control::on_retry> retry_;
 };

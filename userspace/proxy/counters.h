@@ -38,6 +38,7 @@ namespace fairlead::proxy {
   X(outbound_failed, "whose tunnel or answer failed: reset")                \
   X(outbound_retried, "tried at another endpoint of their service")         \
   X(outbound_refused, "refused by the peer's policy")                       \
+  X(refusals_unrecorded, "failed and not shown by `fairlead why`: many")    \
   X(outbound_plain, "to endpoints outside the mesh")                        \
   X(inbound_accepted, "connections to enrolled pods accepted")              \
   X(inbound_tunnels, "tunnels accepted")                                    \

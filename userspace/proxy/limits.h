@@ -26,9 +26,12 @@ constexpr size_t kMaxInboundTunnels = 16384;
 constexpr size_t kSocketStockLow = 12;  // ask the keeper for more below this
 // Per worker, fewer where file descriptors are; beyond, new ones are reset.
 constexpr size_t kMaxConnections = 200000;
-constexpr size_t kReservedFds = 1024;            // of the process, for everything but connections
-constexpr size_t kMaxDecisions = 512;            // remembered per worker
-constexpr size_t kMaxRelayBacklog = 256 * 1024;  // plaintext relay: bytes kept for a slow reader
+constexpr size_t kReservedFds = 1024;             // of the process, for everything but connections
+constexpr size_t kMaxDecisions = 512;             // remembered per worker
+constexpr size_t kMaxRefusalsPerSecond = 20;      // of these, connections that could not be made
+constexpr size_t kMaxRefusalDetail = 256;         // bytes
+constexpr size_t kMaxReportedConnections = 2000;  // by one worker in one breath: 0.1 ms
+constexpr size_t kMaxRelayBacklog = 256 * 1024;   // plaintext relay: bytes kept for a slow reader
 
 constexpr std::chrono::milliseconds kFirstBytesDeadline{500};
 constexpr std::chrono::seconds kHandshakeDeadline{10};

@@ -6,6 +6,21 @@
 #include "proxy/worker.h"
 
 namespace fairlead::proxy {
+namespace {
+
+constexpr std::string_view kNotAccepted = "the application did not accept";
+
+// What an answer to CONNECT means.
+std::string_view refusal_of(int status) {
+  switch (status) {
+    case 401: return "the policy of the destination does not let it in";
+    case 503: return kNotAccepted;
+    case -1: return "the peer reset the stream";
+    default: return "the peer does not take it";
+  }
+}
+
+}  // namespace
 
 OutboundConnection::OutboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd application,
                                        const SocketAddress& client)
@@ -38,6 +53,7 @@ Task<void> OutboundConnection::run() {
   if (!result) {
     log::debug("outbound", "{} {} -> {}: {}", pod_->full_name(), client_.to_string(),
                record_.destination.to_string(), result.error().text());
+    if (!refusal_.empty()) worker_.refused(*pod_, record_, refusal_, result.error().text());
     abort();
   } else {
     record_.state = "open";
@@ -52,6 +68,7 @@ Result<void> OutboundConnection::find_original() {
   if (!original) {
     // Nobody was captured from there: a process of the pod that dials the listener itself.
     ++worker_.counters().outbound_no_original;
+    refusal_ = "it was not captured: the agent's own port was dialled";
     return Error(ErrorKind::kDenied, "no original destination");
   }
   record_.destination = *original;
@@ -98,6 +115,7 @@ Task<Result<void>> OutboundConnection::reach(Target target) {
     case Target::Kind::kPlain: result = co_await plain(std::move(target)); break;
     case Target::Kind::kRefused:
       ++worker_.counters().outbound_unresolved;
+      refusal_ = target.why;
       result = Error(ErrorKind::kNotFound, std::string(target.why));
       break;
   }
@@ -121,6 +139,7 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
     Result<void> answered = co_await ask(key, request, deadline);
     if (!answered) {
       ++worker_.counters().outbound_failed;
+      refusal_ = "no tunnel to the endpoint";
       endpoint_failed_ = !spoke();
       pod_->suspect(target.endpoint);
       co_return Error(std::move(answered).error());
@@ -130,6 +149,7 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
   const int status = stream_->status();
   if (status == 200) co_return application_ ? stream_->start(std::move(application_), std::move(said_)) : stream_->start();
   ++(status == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
+  refusal_ = refusal_of(status);
   endpoint_failed_ = status == 503 || (status == -1 && !spoke());
   co_return Error(ErrorKind::kDenied, fmt::format("the peer answered {}", status));
 }
@@ -169,11 +189,14 @@ Task<Result<void>> OutboundConnection::ask(TunnelKey key, hbone::ConnectRequest 
 // What a pod sends to itself passes sk_lookup: there is no tunnel to oneself. The policy is the same, judged
 // here.
 Task<Result<void>> OutboundConnection::to_self(Target target) {
+  refusal_ = "the pod has no identity yet";
   auto credentials = co_await pod_->credentials(worker_.reactor().now() + kIdentityDeadline);
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
   // The pod is its own peer; the workload is that of its own address.
   record_.peer = std::shared_ptr<const SpiffeId>(credentials, &credentials->id());
+  refusal_ = {};
   if (!worker_.admit(*pod_, record_)) co_return Error(ErrorKind::kDenied, "denied by policy");
+  refusal_ = kNotAccepted;
   Result<ApplicationSocket> application =
       co_await connect_application(worker_, pod_, target.endpoint, record_.source);
   if (!application) {
@@ -188,6 +211,7 @@ Task<Result<void>> OutboundConnection::to_self(Target target) {
 
 Task<Result<void>> OutboundConnection::plain(Target target) {
   ++worker_.counters().outbound_plain;
+  refusal_ = "the endpoint cannot be reached";
   const int family = target.endpoint.family();
   Result<UniqueFd> socket = co_await pod_->take_socket(family);
   if (!socket) co_return Error(std::move(socket).error());

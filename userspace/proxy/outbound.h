@@ -46,6 +46,8 @@ class OutboundConnection final : public Connection, public RelayOwner {
   std::optional<StreamRelay> stream_;
   std::unique_ptr<SocketRelay> sockets_;
   bool endpoint_failed_ = false;  // the last one tried: another may do
+  // What `fairlead why` shows when the connection is not made: a literal; empty when it is told already.
+  std::string_view refusal_ = "the connection could not be set up";
 };
 
 }  // namespace fairlead::proxy

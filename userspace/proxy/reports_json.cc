@@ -1,6 +1,5 @@
 #include "proxy/reports_json.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,25 +7,12 @@
 #include <set>
 #include <unordered_map>
 
+#include "proxy/rows_json.h"
+
 namespace fairlead::proxy {
 namespace {
 
 using nlohmann::json;
-
-// Strings from outside may hold anything: what is not UTF-8 is replaced, never thrown over.
-std::string dump(const json& document) {
-  return document.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string rfc3339(std::chrono::system_clock::time_point time) {
-  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-  if (since <= 0) return "";
-  const time_t seconds = since / 1000;
-  tm utc{};
-  gmtime_r(&seconds, &utc);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900, utc.tm_mon + 1,
-                     utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, since % 1000);
-}
 
 json addresses_of(const std::vector<IpAddress>& addresses) {
   json list = json::array();
@@ -78,19 +64,6 @@ std::unordered_map<const policy::Policy*, size_t> local_bindings(const state::Sn
     for (const policy::Policy* policy : bound) ++counts[policy];
   }
   return counts;
-}
-
-void add_remarks(const Remarks& remarks, json& row) {
-  json& audits = row["audits"] = json::array();
-  for (const RuleName& audit : remarks.audits)
-    audits.push_back({{"policy", audit.policy}, {"rule", audit.rule}});
-  json& dry_run = row["dryRun"] = nullptr;
-  if (const auto& dry = remarks.dry_run) {
-    dry_run = {{"allowed", dry->allowed},
-               {"policy", dry->by.policy},
-               {"rule", dry->by.rule},
-               {"reason", dry->reason}};
-  }
 }
 
 json ports_of(const std::vector<state::ServicePort>& ports) {
@@ -148,6 +121,22 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
                    {"connections", {{"inbound", inbound}, {"outbound", outbound}}},
                    {"tunnels", {{"open", tunnels}}},
                    {"counters", named}});
+}
+
+std::string config_json(const ProxyConfig& config) {
+  const auto& controller = config.controller;
+  return dump(json{{"node", config.node},
+                   {"querySocket", config.query_socket},
+                   {"workers", config.workers},
+                   {"certificateTtlSeconds", config.certificate_ttl.count()},
+                   {"seccomp", to_string(config.lock_in.seccomp)},
+                   {"controller",
+                    {{"address", controller.address},
+                     {"serverName", controller.server_name},
+                     {"rootsFile", controller.roots_file},
+                     {"tokenFile", controller.token_file},
+                     {"clusterId", controller.cluster_id},
+                     {"network", controller.network}}}});
 }
 
 std::string workloads_json(const state::Snapshot& snapshot) {
@@ -253,55 +242,6 @@ std::string authz_json(const std::vector<AuthzAnswer>& answers) {
              {"reason", answer.decision.reason}};
     add_remarks(answer.remarks, row);
     list.push_back(std::move(row));
-  }
-  return dump(list);
-}
-
-std::string connections_json(const std::vector<WorkerReport>& reports) {
-  json list = json::array();
-  const TimePoint now = Clock::now();
-  for (size_t worker = 0; worker < reports.size(); ++worker) {
-    for (const auto& [pod, record] : reports[worker].connections) {
-      const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - record.since).count();
-      list.push_back({{"id", fmt::format("{}-{}", worker, record.id)},
-                      {"direction", record.inbound ? "inbound" : "outbound"},
-                      {"pod", pod},
-                      {"source", record.source.to_string()},
-                      {"destination", record.destination.to_string()},
-                      {"endpoint", record.endpoint.to_string()},
-                      {"service", record.service != nullptr ? record.service->full_name() : ""},
-                      {"peer", record.peer != nullptr ? record.peer->uri() : ""},
-                      {"tunnel", to_string(record.tunnel)},
-                      {"tunnelId", record.tunnel_id},
-                      {"state", record.state},
-                      {"bytesSent", record.sent},
-                      {"bytesReceived", record.received},
-                      {"ageMs", age}});
-    }
-  }
-  return dump(list);
-}
-
-std::string decisions_json(const std::vector<WorkerReport>& reports) {
-  std::vector<const DecisionRecord*> records;
-  for (const WorkerReport& report : reports) {
-    for (const DecisionRecord& record : report.decisions) records.push_back(&record);
-  }
-  std::sort(records.begin(), records.end(),
-            [](const DecisionRecord* a, const DecisionRecord* b) { return a->time > b->time; });
-  json list = json::array();
-  for (const DecisionRecord* record : records) {
-    list.push_back({{"time", rfc3339(record->time)},
-                    {"direction", record->inbound ? "inbound" : "outbound"},
-                    {"pod", record->pod},
-                    {"source", record->source.to_string()},
-                    {"principal", record->principal},
-                    {"destination", record->destination.to_string()},
-                    {"allowed", record->allowed},
-                    {"policy", record->policy},
-                    {"rule", record->rule},
-                    {"reason", record->reason}});
-    add_remarks(record->remarks, list.back());
   }
   return dump(list);
 }

@@ -7,6 +7,7 @@
 
 #include "confine/lock_in.h"
 #include "proxy/authz_check.h"
+#include "proxy/proxy_main.h"
 #include "proxy/worker.h"
 #include "state/clients.h"
 #include "state/snapshot.h"
@@ -35,12 +36,12 @@ std::string_view to_string(confine::Mode mode) noexcept;
 std::string error_json(std::string_view text);
 std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,
                         const std::vector<WorkerReport>& reports);
+// What the process was started with. Of secrets only the files are named.
+std::string config_json(const ProxyConfig& config);
 std::string workloads_json(const state::Snapshot& snapshot);
 std::string services_json(const state::Snapshot& snapshot);
 // `node`: whose pods are counted as local.
 std::string policies_json(const state::Snapshot& snapshot, const std::string& node);
-std::string connections_json(const std::vector<WorkerReport>& reports);
-std::string decisions_json(const std::vector<WorkerReport>& reports);
 // The argument of the question "authz", and its answer.
 Result<AuthzQuestion> authz_question(std::string_view argument);
 std::string authz_json(const std::vector<AuthzAnswer>& answers);

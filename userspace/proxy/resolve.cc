@@ -67,7 +67,11 @@ Target to_service(std::shared_ptr<const Service> service, std::span<const IpAddr
     return in_between.empty() && (avoid.empty() || !contains(avoid, at(endpoint)));
   };
   const auto count = static_cast<size_t>(std::count_if(endpoints.begin(), endpoints.end(), fits));
-  if (count == 0) return refused(why);
+  if (count == 0) {
+    Target none = refused(why);
+    none.service = std::move(service);
+    return none;
+  }
   size_t skip = pick(count);
   const auto chosen = std::find_if(endpoints.begin(), endpoints.end(),
                                    [&](const Endpoint& endpoint) { return fits(endpoint) && skip-- == 0; });

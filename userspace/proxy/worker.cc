@@ -134,8 +134,8 @@ void Worker::drain(std::function<void()> idle) {
   });
 }
 
-void Worker::report(std::function<void(WorkerReport)> done) {
-  reactor_->send([this, done = std::move(done)] { done(make_report()); });
+void Worker::report(ReportWish wish, std::function<void(WorkerReport)> done) {
+  reactor_->send([this, wish, done = std::move(done)] { done(make_report(wish)); });
 }
 
 // ---- the worker's own
@@ -184,14 +184,21 @@ void Worker::abort_where(Test test) {
   }
 }
 
-bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
-  const state::Workload* workload = pod.workload().get();
-  const policy::ConnectionFacts facts = facts_of(connection);
-  const policy::Decision decision = judge(workload, facts);
+DecisionRecord Worker::decision_on(const Pod& pod, const ConnectionRecord& connection) {
   DecisionRecord record;
   record.inbound = connection.inbound;
   record.pod = pod.full_name();
   record.source = connection.source;
+  record.endpoint = connection.endpoint;
+  if (connection.service != nullptr) record.service = connection.service->full_name();
+  return record;
+}
+
+bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
+  const state::Workload* workload = pod.workload().get();
+  const policy::ConnectionFacts facts = facts_of(connection);
+  const policy::Decision decision = judge(workload, facts);
+  DecisionRecord record = decision_on(pod, connection);
   if (connection.peer != nullptr) record.principal = connection.peer->principal();
   record.destination = connection.endpoint;
   record.allowed = decision.allowed;
@@ -206,6 +213,17 @@ bool Worker::admit(const Pod& pod, ConnectionRecord& connection) {
   if (!decision.allowed) ++counters_.inbound_denied;
   connection.judged = decision.allowed;
   return decision.allowed;
+}
+
+void Worker::refused(const Pod& pod, const ConnectionRecord& connection, std::string_view reason,
+                     std::string detail) {
+  DecisionRecord record = decision_on(pod, connection);
+  if (pod.workload() != nullptr) record.principal = pod.workload()->identity.principal();
+  record.destination = connection.destination;
+  record.reason = reason;
+  record.detail = std::move(detail);
+  record.detail.resize(std::min(record.detail.size(), kMaxRefusalDetail));
+  if (!decisions_.record_refusal(std::move(record), reactor_->now())) ++counters_.refusals_unrecorded;
 }
 
 void Worker::start_connection(std::unique_ptr<Connection> connection) {
@@ -224,12 +242,15 @@ void Worker::link(Connection& connection) noexcept {
   if (connections_ != nullptr) connections_->previous_ = &connection;
   connections_ = &connection;
   ++connection_count_;
+  if (connection.record_.inbound) ++inbound_count_;
 }
 
 void Worker::unlink(Connection& connection) noexcept {
   (connection.previous_ != nullptr ? connection.previous_->next_ : connections_) = connection.next_;
   if (connection.next_ != nullptr) connection.next_->previous_ = connection.previous_;
+  if (bookmark_ == &connection) bookmark_ = connection.next_;
   --connection_count_;
+  if (connection.record_.inbound) --inbound_count_;
   check_idle();
 }
 
@@ -237,16 +258,34 @@ void Worker::check_idle() noexcept {
   if (draining_ && idle_ && connection_count_ == 0 && tunnels_ == 0) std::exchange(idle_, nullptr)();
 }
 
-WorkerReport Worker::make_report() const {
+WorkerReport Worker::make_report(const ReportWish& wish) {
   WorkerReport report;
   report.counters = counters_;
-  report.decisions = decisions_.all();
   report.tunnels = tunnels_;
-  for (const Connection* connection = connections_; connection != nullptr; connection = connection->next_) {
-    report.connections.emplace_back(connection->pod().full_name(), connection->record());
-    ++(connection->record_.inbound ? report.inbound : report.outbound);
+  report.inbound = inbound_count_;
+  report.outbound = connection_count_ - inbound_count_;
+  if (wish.decisions_from) {
+    report.decisions = decisions_.from(*wish.decisions_from);
+    report.decisions_end = decisions_.end();
+    report.decisions_missed = decisions_.oldest() - std::min(*wish.decisions_from, decisions_.oldest());
   }
+  if (wish.connections_below != 0) report_connections(wish.connections_below, report);
   return report;
+}
+
+void Worker::report_connections(uint64_t below, WorkerReport& report) {
+  const auto id_of = [](const Connection* connection) { return connection->record_.id; };
+  Connection* connection = bookmark_;
+  const bool begins_here = connection != nullptr && id_of(connection) < below &&
+                           (connection->previous_ == nullptr || id_of(connection->previous_) >= below);
+  if (!begins_here) connection = connections_;
+  while (connection != nullptr && id_of(connection) >= below) connection = connection->next_;
+  if (connection != nullptr) report.connections.reserve(std::min(connection_count_, kMaxReportedConnections));
+  for (; connection != nullptr && report.connections.size() < kMaxReportedConnections;
+       connection = connection->next_)
+    report.connections.emplace_back(connection->pod().full_name(), connection->record());
+  bookmark_ = connection;
+  if (connection != nullptr) report.connections_left_below = report.connections.back().second.id;
 }
 
 }  // namespace fairlead::proxy

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <thread>
 #include <unordered_map>
@@ -27,10 +28,21 @@ namespace fairlead::proxy {
 class Acceptor;
 class InboundTunnels;
 
+// What a report is to tell besides counts. A worker stands still while it writes one: at most
+// kMaxReportedConnections.
+struct ReportWish {
+  uint64_t connections_below = 0;          // those with smaller ids, the youngest first; 0: none
+  std::optional<uint64_t> decisions_from;  // their numbers
+};
+
 struct WorkerReport {
+  size_t worker = 0;
   Counters counters;
   std::vector<std::pair<std::string, ConnectionRecord>> connections;  // "ns/pod"
-  std::vector<DecisionRecord> decisions;
+  uint64_t connections_left_below = 0;                                // what to ask for next; 0: that was all
+  std::vector<DecisionRecord> decisions;                              // the oldest first
+  uint64_t decisions_end = 0;                                         // the next one's number
+  uint64_t decisions_missed = 0;  // were asked for and are no longer known
   size_t inbound = 0;
   size_t outbound = 0;
   size_t tunnels = 0;
@@ -61,7 +73,7 @@ class Worker {
   void set_credentials(std::shared_ptr<const tls::Credentials> credentials);
   void drop_credentials(SpiffeId id);      // its key is wiped when the last handshake with it is over
   void drain(std::function<void()> idle);  // stop accepting; `idle` runs on this worker when nothing is left
-  void report(std::function<void(WorkerReport)> done);
+  void report(ReportWish wish, std::function<void(WorkerReport)> done);
 
   // --- the worker's own thread
   // -----------------------------------------------------------------------------------
@@ -79,6 +91,8 @@ class Worker {
   // Judges by the pod's policies whether the connection's peer may reach its endpoint, and remembers the
   // verdict. Who was let in is judged again whenever the policies of the pod change, and cut off if need be.
   bool admit(const Pod& pod, ConnectionRecord& record);
+  // Remembers that a connection could not be made; `reason` is a literal, `detail` what met it.
+  void refused(const Pod& pod, const ConnectionRecord& record, std::string_view reason, std::string detail);
   // Owned by the worker's table from here on, until it finishes.
   void start_connection(std::unique_ptr<Connection> connection);
   // The same, for callers that are in the middle of something.
@@ -102,7 +116,9 @@ class Worker {
   void judge_again(const std::unordered_set<const Pod*>& pods);
   template <class Test>
   void abort_where(Test test);  // every connection of which it is true
-  WorkerReport make_report() const;
+  [[nodiscard]] static DecisionRecord decision_on(const Pod& pod, const ConnectionRecord& connection);
+  WorkerReport make_report(const ReportWish& wish);
+  void report_connections(uint64_t below, WorkerReport& report);
 
   Shared shared_;
   std::unique_ptr<Reactor> reactor_;
@@ -116,8 +132,10 @@ class Worker {
   std::unordered_map<contract::PodId, std::vector<std::unique_ptr<Acceptor>>> acceptors_;
   SourceLimits handshakes_{kMaxHandshakesPerSource, kMaxHandshakes};
   std::unique_ptr<InboundTunnels> inbound_tunnels_;
-  Connection* connections_ = nullptr;
+  Connection* connections_ = nullptr;  // the youngest, which has the greatest id
+  Connection* bookmark_ = nullptr;     // where the last report broke off: the next one need not walk there
   size_t connection_count_ = 0;
+  size_t inbound_count_ = 0;
   uint64_t next_id_ = 1;
   size_t tunnels_ = 0;
   bool draining_ = false;

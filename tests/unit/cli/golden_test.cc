@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "base/file.h"
@@ -32,7 +33,8 @@ class FakeAgent : public ::testing::Test {
             asked = std::string(verb) + (argument.empty() ? "" : " ") + std::string(argument);
             if (!refusal.empty()) return json{{"error", refusal}}.dump();
             if (verb == silent) return std::string("no JSON");
-            return test::read_golden(fmt::format("agent/{}-{}.json", name, verb));
+            std::string answer = test::read_golden(fmt::format("agent/{}-{}.json", name, verb));
+            return verb == "connections" ? page(std::move(answer), argument) : answer;
           });
       ASSERT_TRUE(listening) << listening.error().text();
       servers.push_back(std::move(*listening));
@@ -44,6 +46,17 @@ class FakeAgent : public ::testing::Test {
     thread.join();
     servers.clear();
     ::rmdir(directory.c_str());
+  }
+
+  // One of `pages`; the cursor counts those that are left.
+  std::string page(std::string whole, std::string_view argument) const {
+    json document = json::parse(whole);
+    const json question = json::parse(argument);
+    const int left = question.empty() ? pages : question["cursor"][0].get<int>();
+    document["cursor"] = {left - 1};
+    document["more"] = left > 1;
+    document["silentWorkers"] = silent_workers;
+    return document.dump();
   }
 
   struct Said {
@@ -60,6 +73,8 @@ class FakeAgent : public ::testing::Test {
   }
 
   std::string directory, asked, refusal, silent = "nothing";
+  int pages = 1;
+  int silent_workers = 0;
   std::unique_ptr<Reactor> reactor;
   std::vector<std::unique_ptr<net::QueryServer>> servers;
   std::thread thread;
@@ -120,6 +135,99 @@ TEST_F(FakeAgent, EveryNounInEveryFormat) {
   }
 }
 
+// "ports.servicePort" of every value in a row; of lists that are empty and of null only the name.
+void leaves_of(const json& value, const std::string& path, std::set<std::string>& leaves) {
+  if (value.is_array() && !value.empty()) {
+    for (const json& item : value) leaves_of(item, path, leaves);
+  } else if (value.is_object()) {
+    for (const auto& [name, member] : value.items())
+      leaves_of(member, path + (path.empty() ? "" : ".") + name, leaves);
+  } else {
+    leaves.insert(path);
+  }
+}
+
+TEST_F(FakeAgent, KeysOfFiltersAreThoseOfTheRows) {
+  for (const Noun& noun : kNouns) {
+    const auto keys = keys_of(noun.words[0], noun.words.size() > 1 ? noun.words[1] : "");
+    if (keys.empty() || noun.words.back()[0] == '-') continue;
+    std::set<std::string> leaves;
+    std::vector<const char*> words = noun.words;
+    words.push_back("-ojson");
+    leaves_of(json::parse(say(words).out), "", leaves);
+    EXPECT_GT(leaves.size(), 5u) << noun.file;
+    std::set<std::string> unknown = leaves;
+    for (const Key& key : keys) {
+      const std::string name(key.name);
+      const std::string parent = name.substr(0, name.find('.'));
+      EXPECT_TRUE(leaves.contains(name) || leaves.contains(parent)) << noun.file << " has no " << name;
+      unknown.erase(name);
+      unknown.erase(parent);
+    }
+    EXPECT_TRUE(unknown.empty()) << noun.file << ": no key for " << *unknown.begin();
+  }
+}
+
+TEST_F(FakeAgent, EveryFormatShowsWhatTheFilterLetsThrough) {
+  const auto rows = [&](std::vector<const char*> words) { return json::parse(say(std::move(words)).out); };
+  EXPECT_EQ(rows({"connection", "list", "-ojson"}).size(), 2u);
+  const json inbound =
+      rows({"connection", "list", "-ojson", "--filter", "peer~spiffe://*/ns/frontend/*,bytes>1k"});
+  ASSERT_EQ(inbound.size(), 1u);
+  EXPECT_EQ(inbound[0]["direction"], "inbound");
+  EXPECT_EQ(rows({"--filter=direction=outbound", "connection", "list", "--output=json"})[0]["id"], "0-2");
+  EXPECT_EQ(
+      rows({"connection", "list", "--output", "json", "--filter", "ageMs>1m", "--filter", "peer="}).size(),
+      1u);
+  EXPECT_EQ(rows({"why", "-ojson", "--filter", "allowed=true"}).size(), 1u);
+  EXPECT_EQ(rows({"why", "-ojson", "-n", "1", "--filter", "allowed=true"}).size(), 1u)
+      << "the filter comes first";
+  EXPECT_EQ(rows({"cert", "list", "-ojson", "--filter", "notAfter<24h"}).size(), 0u);
+  const Said table = say({"connection", "list", "--filter", "direction=outbound"});
+  EXPECT_EQ(table.out.find("inbound"), std::string::npos) << table.out;
+  EXPECT_NE(table.out.find("0-2"), std::string::npos) << table.out;
+  EXPECT_EQ(say({"connection", "list", "-oyaml", "--filter", "direction=outbound"}).out,
+            yaml(rows({"connection", "list", "-ojson", "--filter", "direction=outbound"})));
+  const Said nothing = say({"connection", "list", "-ojson", "--filter", "pod=nobody"});
+  EXPECT_EQ(nothing.status, kOk);
+  EXPECT_EQ(nothing.out, "[]\n");
+}
+
+// A filter that cannot be read is never an empty list, and nobody is asked.
+TEST_F(FakeAgent, FiltersThatAreWrongAreUsage) {
+  for (const auto& [words, told] : std::vector<std::pair<std::vector<const char*>, const char*>>{
+           {{"connection", "list", "--filter", "pdo=x"},
+            "at character 1: no key 'pdo'\n  Keys: namespace pod "},
+           {{"pod", "list", "--filter", "namespace"}, "at character 10: want an operator"},
+           {{"bpf", "maps", "--filter", "memoryBytes>1m"}, "at character 13: '1m': want bytes"},
+           {{"status", "--filter", "node=n1"}, "--filter does not go with it"}}) {
+    asked.clear();
+    const Said said = say(words);
+    EXPECT_EQ(said.status, kUsage) << told;
+    EXPECT_EQ(said.out, "");
+    EXPECT_EQ(asked, "");
+    EXPECT_NE(said.err.find(told), std::string::npos) << said.err;
+    EXPECT_NE(said.err.find("Try: fairlead "), std::string::npos) << said.err;
+  }
+}
+
+TEST_F(FakeAgent, ListsOfManyPagesAreReadToTheEnd) {
+  pages = 3;
+  const json rows = json::parse(say({"connection", "list", "-ojson"}).out);
+  EXPECT_EQ(rows.size(), 6u);
+  EXPECT_EQ(asked, R"(connections {"cursor":[1],"instance":"1267-18f"})");
+  pages = 2;
+  const Said said = say({"connection", "list", "-ojson", "--filter", "direction=inbound"});
+  EXPECT_EQ(json::parse(said.out).size(), 2u);
+}
+
+TEST_F(FakeAgent, WhatIsMissingInAListIsSaid) {
+  silent_workers = 1;
+  const Said said = say({"connection", "list"});
+  EXPECT_EQ(said.status, kOk);
+  EXPECT_NE(said.err.find("1 workers of the proxy do not answer"), std::string::npos) << said.err;
+}
+
 TEST_F(FakeAgent, HelpIsStable) {
   test::expect_golden("cli/help.txt", say({"--help"}).out);
   EXPECT_EQ(say({"help"}).out, test::read_golden("cli/help.txt"));
@@ -149,6 +257,9 @@ TEST_F(FakeAgent, FailuresNameTheNextCommand) {
       {{"--fly", "status"}, kUsage, "unknown option '--fly'"},
       {{"status", "now"}, kUsage, "Try: fairlead --help"},
       {{"-o", "xml", "status"}, kUsage, "Try: fairlead -o json"},
+      {{"-oxml", "status"}, kUsage, "Try: fairlead -o json"},
+      {{"--output=xml", "status"}, kUsage, "--output xml: want table, json or yaml"},
+      {{"--output=", "status"}, kUsage, "want table, json or yaml"},
       {{"--timeout", "x", "status"}, kUsage, "Try: fairlead --timeout"},
       {{"why", "-n"}, kUsage, "Try: fairlead why"},
       {{"pod", "add", "u"}, kUsage, "Try: fairlead"},
@@ -172,6 +283,18 @@ TEST_F(FakeAgent, FailuresNameTheNextCommand) {
     EXPECT_EQ(said.out, "");
     EXPECT_NE(said.err.find("no pod with uid u\n  Try: fairlead "), std::string::npos) << said.err;
   }
+}
+
+TEST_F(FakeAgent, OptionsMayBeJoinedWithTheirValues) {
+  const std::string wanted = say({"-o", "json", "pod", "list"}).out;
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{"pod", "list", "-ojson"},
+                                             {"-o=json", "pod", "list"},
+                                             {"pod", "list", "--output", "json"},
+                                             {"--output=json", "--timeout=9", "pod", "list"}})
+    EXPECT_EQ(say(words).out, wanted) << words[0];
+  EXPECT_NE(say({"pod", "add", "u", "ns/p", "sa", "/n", "/c", "--output-of=x"}).status, kUsage);
+  EXPECT_NE(asked.find(R"("--output-of":"x")"), std::string::npos) << "an annotation, whatever its name";
 }
 
 TEST_F(FakeAgent, AnAnswerThatIsNoJsonIsAFailure) {

@@ -49,7 +49,8 @@ TEST(Command, ExitStatusTellsUsageFromUnreachable) {
   EXPECT_EQ(run_words({"nonsense"}), kUsage);
   EXPECT_EQ(run_words({"workload", "list", "extra"}), kUsage);
   EXPECT_EQ(run_words({"-o", "xml", "status"}), kUsage);
-  EXPECT_EQ(run_words({"--timeout"}), kUsage);
+  for (const char* option : {"--timeout", "-o", "--output", "--filter", "--run-dir"})
+    EXPECT_EQ(run_words({"pod", "list", option}), kUsage) << option;
   EXPECT_EQ(run_words({"--run-dir", "/nonexistent", "workload", "list"}), kUnreachable);
   EXPECT_EQ(run_words({"workload", "list", "--run-dir", "/nonexistent"}), kUnreachable);
   EXPECT_EQ(run_words({"--help"}), kOk);

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "proxy/pages_json.h"
 #include "proxy/reports_json.h"
 #include "state/snapshot_builder.h"
 #include "support/golden.h"
@@ -113,7 +114,24 @@ WorkerReport report() {
                         "",
                         -1,
                         "no ALLOW policy matches"};
-  report.decisions = {allowed, denied};
+  DecisionRecord failed{day(2),
+                        false,
+                        "backend/api",
+                        at("10.244.2.10:41002"),
+                        "cluster.local/ns/backend/sa/api",
+                        at("10.96.0.10:80"),
+                        false,
+                        "",
+                        -1,
+                        "no tunnel to the endpoint"};
+  failed.endpoint = at("10.244.2.11:8080");
+  failed.service = "backend/api.backend.svc.cluster.local";
+  failed.detail = "connect: Connection refused";
+  allowed.endpoint = denied.endpoint = inbound.endpoint;
+  denied.number = 1;
+  failed.number = 2;
+  report.decisions = {allowed, denied, failed};
+  report.decisions_end = 3;
   return report;
 }
 
@@ -141,15 +159,69 @@ TEST(Reports, ListsAreStable) {
   expect_document("proxy-services", json::parse(services_json(*mesh())));
   expect_document("proxy-policies", json::parse(policies_json(*mesh(), "node2")));
   expect_document("proxy-decisions", json::parse(decisions_json({report()})));
+  expect_document("proxy-decisions-page", json::parse(decisions_page_json({"1267-18f", 1}, {}, {report()})));
 }
 
 TEST(Reports, ConnectionsAreStable) {
-  json document = json::parse(connections_json({report()}));
-  for (json& row : document) {
+  WorkerReport more = report();
+  more.worker = 1;
+  more.connections_left_below = 1;
+  json page = json::parse(connections_page_json({"1267-18f", 3}, {report(), more}));
+  EXPECT_EQ(page["rows"].size(), 4u);
+  EXPECT_EQ(page["rows"][2]["id"], "1-1");
+  EXPECT_EQ(page["rows"][3]["id"], "1-2");
+  EXPECT_EQ(page["cursor"], (std::vector<int>{0, 1, 0}));
+  EXPECT_EQ(page["more"], true);
+  EXPECT_EQ(page["total"], 4);
+  EXPECT_EQ(page["silentWorkers"], 1) << "one of three said nothing";
+  page = json::parse(connections_page_json({"1267-18f", 1}, {report()}));
+  for (json& row : page["rows"]) {
     EXPECT_GE(row["ageMs"], 61000);
     row["ageMs"] = 61000;
   }
-  expect_document("proxy-connections", document);
+  expect_document("proxy-connections", page);
+  EXPECT_EQ(json::parse(connections_json({report()})).size(), 2u);
+}
+
+TEST(Pages, QuestionsAreReadWholeOrNotAtAll) {
+  const Answerer self{"i", 2};
+  EXPECT_TRUE(page_question("", self)->cursor.empty());
+  EXPECT_TRUE(page_question("{}", self)->cursor.empty());
+  const auto question = page_question(R"({"instance":"i","cursor":[7,18446744073709551615]})", self);
+  ASSERT_TRUE(question);
+  EXPECT_FALSE(question->of_another);
+  EXPECT_EQ(question->cursor, (std::vector<uint64_t>{7, UINT64_MAX}));
+  for (const char* bad :
+       {"x", "[]", "3", R"({"cursor":[1,2]})", R"({"instance":"i"})", R"({"instance":7,"cursor":[1,2]})",
+        R"({"instance":"i","cursor":[1]})", R"({"instance":"i","cursor":[1,2,3]})",
+        R"({"instance":"i","cursor":[1,-2]})", R"({"instance":"i","cursor":[1,"2"]})",
+        R"({"instance":"i","cursor":[1,18446744073709551616]})", R"({"instance":"i","cursor":3})"}) {
+    EXPECT_FALSE(page_question(bad, self)) << bad;
+  }
+  const auto foreign = page_question(R"({"instance":"before","cursor":[7]})", self);
+  ASSERT_TRUE(foreign) << "it may have had another number of workers";
+  EXPECT_TRUE(foreign->of_another);
+  EXPECT_TRUE(foreign->cursor.empty());
+}
+
+TEST(Pages, OfDecisionsTellWhatIsMissed) {
+  WorkerReport first = report();
+  first.decisions_end = 700;
+  first.decisions_missed = 3;
+  WorkerReport third = report();
+  third.worker = 2;
+  third.decisions_end = 9;
+  third.decisions_missed = 1;
+  PageQuestion question;
+  question.cursor = {600, 55, 2};
+  const json page = json::parse(decisions_page_json({"i", 3}, question, {first, third}));
+  EXPECT_EQ(page["missed"], 4);
+  EXPECT_EQ(page["silentWorkers"], 1);
+  EXPECT_EQ(page["cursor"], (std::vector<int>{700, 55, 9})) << "a silent worker is asked for the same again";
+  ASSERT_EQ(page["rows"].size(), 6u);
+  EXPECT_TRUE(std::is_sorted(page["rows"].begin(), page["rows"].end(), [](const json& a, const json& b) {
+    return a["time"].get<std::string>() < b["time"].get<std::string>();
+  }));
 }
 
 TEST(Reports, CertificatesAreStable) {
