@@ -228,6 +228,27 @@ TEST_F(FakeAgent, WhatIsMissingInAListIsSaid) {
   EXPECT_NE(said.err.find("1 workers of the proxy do not answer"), std::string::npos) << said.err;
 }
 
+// What the kernel says is held by tests/netns/test_report.py.
+TEST_F(FakeAgent, ADumpHoldsWhatTheAgentAnswers) {
+  json document = json::parse(say({"dump"}).out);
+  for (const char* section :
+       {"time", "kernel", "runDirectory", "fairlead", "check", "bpfPrograms", "bpfMaps", "bpfLinks"})
+    EXPECT_EQ(document.erase(section), 1u) << section;
+  test::expect_golden("cli/dump.json", document.dump(1) + "\n");
+  silent = "workloads";
+  const Said said = say({"dump", "-"});
+  EXPECT_EQ(said.status, kFailure);
+  document = json::parse(said.out);
+  EXPECT_TRUE(document["workloads"].contains("error"));
+  EXPECT_TRUE(document["services"].contains("data")) << "one that does not answer spoils nothing";
+  EXPECT_NE(said.err.find("dump: workloads: "), std::string::npos) << said.err;
+  EXPECT_EQ(say({"dump", "a", "b"}).status, kUsage);
+  EXPECT_EQ(say({"dump", "--all"}).status, kUsage);
+  const Said nowhere = say({"dump", "/nonexistent/file"});
+  EXPECT_EQ(nowhere.status, kFailure);
+  EXPECT_NE(nowhere.err.find("Try: fairlead dump"), std::string::npos);
+}
+
 TEST_F(FakeAgent, HelpIsStable) {
   test::expect_golden("cli/help.txt", say({"--help"}).out);
   EXPECT_EQ(say({"help"}).out, test::read_golden("cli/help.txt"));

@@ -154,6 +154,20 @@ TEST(Reports, StatusIsStable) {
   expect_document("proxy-status", document);
 }
 
+// The files of secrets are named, and not opened: neither is there.
+TEST(Reports, ConfigurationIsStable) {
+  ProxyConfig config;
+  config.node = "node2";
+  config.query_socket = "/run/fairlead/proxy/proxy.sock";
+  config.workers = 2;
+  config.controller.address = "172.30.0.1:15012";
+  config.controller.server_name = "fairlead-controller";
+  config.controller.roots_file = "/etc/fairlead/root-cert.pem";
+  config.controller.token_file = "/var/run/secrets/fairlead/token";
+  config.controller.network = "n1";
+  expect_document("proxy-config", json::parse(config_json(config)));
+}
+
 TEST(Reports, ListsAreStable) {
   expect_document("proxy-workloads", json::parse(workloads_json(*mesh())));
   expect_document("proxy-services", json::parse(services_json(*mesh())));
