@@ -26,6 +26,12 @@ constexpr Flag kWhyFlags[] = {
     {"-n", "COUNT", "at most so many of the past: 20"},
     {"--watch", "", "then what comes, as it comes, until interrupted; JSON is one object a line"},
 };
+constexpr Flag kMeasureFlags[] = {{"--measure", "SECONDS", "counts and times of the next seconds alone"}};
+constexpr Flag kTraceFlags[] = {
+    {"--pod", "NAMESPACE/NAME", "only this pod's"},
+    {"--verdict", "NAME[,NAME…]", "only these: captured, passed, refused, denied, dropped, and more"},
+    {"-n", "COUNT", "ends after so many"},
+};
 constexpr Flag kAuthzFlags[] = {
     {"--from", "SOURCE", "NAMESPACE/SERVICE-ACCOUNT or plaintext, and @ADDRESS if policies ask for it"},
     {"--to", "NAMESPACE/NAME", "a Service or a pod"},
@@ -52,11 +58,13 @@ constexpr std::array kCommands = {
             "the last decisions: who was let in or not, by which rule; what could not be reached", run_why,
             kWhyFlags},
     Command{"bpf", "progs", "[--measure SECONDS]",
-            "BPF programs on our hooks, ours and others', with runs and their mean time", run_bpf_progs},
+            "BPF programs on our hooks, ours and others', with runs and their mean time", run_bpf_progs,
+            kMeasureFlags},
     Command{"bpf", "maps", "", "our BPF maps and how full they are", run_bpf_maps},
     Command{"bpf", "links", "", "what is attached where, ours and others'", run_bpf_links},
     Command{"bpf", "trace", "[--pod NAMESPACE/NAME] [--verdict NAME[,NAME…]] [-n COUNT]",
-            "what the programs decide, live: captured, left alone, refused, and why", run_bpf_trace},
+            "what the programs decide, live: captured, left alone, refused, and why", run_bpf_trace,
+            kTraceFlags},
     Command{"check", "", "", "kernel features, cgroups, collisions, each with what to do", run_check},
     Command{"dump", "", "[FILE|-]",
             "everything that a report of a bug needs, as one document, without keys and tokens", run_dump},
