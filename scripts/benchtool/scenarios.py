@@ -8,7 +8,7 @@ from labtool import cgroups, pods
 from labtool.shell import LabError
 from .contender import ECHO, HTTP, IPERF, addresses
 
-NAMES = ["keepalive16", "keepalive64", "newconn", "open1000", "bulk1", "bulk8", "pingpong", "idle", "outside64", "outsidenew"]
+NAMES = ["keepalive16", "keepalive64", "newconn", "newconn64", "open1000", "bulk1", "bulk8", "pingpong", "idle", "outside64", "outsidenew"]
 FOREIGN_LIMIT = 0.15  # cores used by others, above which a repetition is done again
 
 
@@ -109,7 +109,8 @@ def measure(scenario, contender, seconds):
     """One repetition with its CPU cost; None when others disturbed it."""
     (total, user), own, started = machine_seconds(), contender.user_seconds(), time.monotonic()
     runs = {"keepalive16": lambda: wrk(contender, 16, seconds), "keepalive64": lambda: wrk(contender, 64, seconds),
-            "newconn": lambda: wrk(contender, 16, seconds, close=True), "open1000": lambda: open_loop(contender, seconds),
+            "newconn": lambda: wrk(contender, 16, seconds, close=True), "newconn64": lambda: wrk(contender, 64, seconds, close=True),
+            "open1000": lambda: open_loop(contender, seconds),
             "bulk1": lambda: iperf(contender, 1, seconds), "bulk8": lambda: iperf(contender, 8, seconds),
             "pingpong": lambda: pingpong(contender, seconds), "idle": lambda: idle(contender),
             "outside64": lambda: outside(contender, 64, seconds), "outsidenew": lambda: outside(contender, 16, seconds, close=True)}
