@@ -4,7 +4,7 @@ import subprocess
 
 from labtool import cgroups, lab, pods, state as memory
 from labtool.paths import Names
-from labtool.shell import wait_until
+from labtool.shell import run, wait_until
 from . import crowd
 
 KINDS = ["direct", "fairlead", "haproxy"]
@@ -72,8 +72,9 @@ SERVER_SIDE = """listen s{port}
 class Contender:
     """One lab of its own with a client pod, a server pod, and what stands between them."""
 
-    def __init__(self, kind, build):
-        self.kind, self.build = kind, build
+    def __init__(self, kind, build, near=False):
+        """`near`: the two pods are joined by a veth pair; else by that of each pod, its node and a bridge between the nodes."""
+        self.kind, self.build, self.near = kind, build, near
         self.meshed = kind in ("fairlead", *crowd.KINDS)
         self.lab = f"bench{os.getpid()}-{kind}"  # several may run at once
         self.names = Names(self.lab)
@@ -91,6 +92,8 @@ class Contender:
         self.client, self.server = (memory.find_pod(state, "bench/" + name) for name in ("client", "server"))
         self.outside = memory.find_pod(state, "outside/server")
         self.server_ip = addresses(self.server)[0]
+        if self.near:
+            self.join()
         self.target = "127.0.0.1" if self.kind == "haproxy" else self.server_ip
         with open(os.path.join(self.directory, "nginx.conf"), "w") as file:
             file.write(NGINX.format(dir=self.directory, port=HTTP, body="x" * 1024))
@@ -104,6 +107,18 @@ class Contender:
                    15, f"{self.kind}: the server does not answer")
         if self.kind in crowd.KINDS:
             crowd.add(self.names, self.kind)
+
+    def join(self):
+        """Pods keep their addresses; a route of its own leads from each to the other."""
+        ends = [(self.names.pod_netns(pod["metadata"]["namespace"], pod["metadata"]["name"]), f"near{index}", f"02:00:00:00:00:0{index}", addresses(pod))
+                for index, pod in enumerate((self.client, self.server))]
+        (netns, name, mac, _), (other, peer, other_mac, _) = ends
+        run("ip", "-netns", netns, "link", "add", name, "address", mac, "type", "veth", "peer", "name", peer, "address", other_mac, "netns", other)
+        for (netns, name, _, _), (_, _, mac, there) in (ends, reversed(ends)):
+            run("ip", "-netns", netns, "link", "set", name, "up")
+            for address in there:
+                run("ip", "-netns", netns, "neighbour", "replace", address, "lladdr", mac, "dev", name)
+                run("ip", "-netns", netns, "route", "replace", address, "dev", name)
 
     def load_tool(self):
         return os.path.join(self.build, "tests", "bench", "fairlead-load")

@@ -58,6 +58,7 @@ Result<void> StreamRelay::start(UniqueFd application, Buffer said) {
 Result<void> StreamRelay::start() {
   if (state_ != State::kOpening) return Error(ErrorKind::kClosed, "the application is gone");
   state_ = State::kRelaying;
+  if (said_again_ == said_.size()) said_.release();
   writable_ = true;  // a connected socket with nothing in it
   if (!pending_.empty()) {
     flush_pending();
