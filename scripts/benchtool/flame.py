@@ -30,6 +30,13 @@ def kind_of(place):
     return "user" if "fairlead" in place else "library"
 
 
+def frame_of(symbol, place):
+    """A library without symbols (libcrypto's assembly) goes by its own name; what is nowhere is no frame."""
+    if symbol != "[unknown]":
+        return plain(symbol), kind_of(place)
+    return (place.rsplit("/", 1)[-1], "library") if place.startswith("/") else None
+
+
 def fold(script):
     """The output of `perf script -F comm,ip,sym,dso` as one tree."""
     root, stack, command = Box("all", "user"), [], None
@@ -50,8 +57,9 @@ def fold(script):
             command = line.strip()
         else:
             found = re.match(r"\s*[0-9a-f]+ (.*) \(([^()]*)\)$", line)
-            if found and found[1] != "[unknown]":
-                stack.append((plain(found[1]), kind_of(found[2])))
+            frame = found and frame_of(found[1], found[2])
+            if frame and (not stack or stack[-1] != frame or frame[1] != "library"):
+                stack.append(frame)
     take()
     return root
 
