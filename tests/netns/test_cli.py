@@ -173,8 +173,10 @@ def test_programs_are_measured_for_a_while(bed):
                              stdout=subprocess.PIPE, text=True)
     before = switched_on()
 
-    def measured():  # it holds an fd of the kernel's statistics from here on
-        return any("bpf-stats" in os.readlink(f"/proc/{watch.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{watch.pid}/fd"))
+    def measured():  # it holds an fd of the kernel's statistics, has read the counts once, and sleeps until the second time
+        with open(f"/proc/{watch.pid}/wchan") as file:
+            sleeps = "nanosleep" in file.read()
+        return sleeps and any("bpf-stats" in os.readlink(f"/proc/{watch.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{watch.pid}/fd"))
     eventually(measured, 5, "it does not measure")
     for _ in range(3):
         bed.call("front/web", "who", to=["far.back", 80], family="4")
