@@ -1,10 +1,10 @@
 // fairlead-controller: watches configuration, has certificates signed, sends each agent what it needs.
 #include <cstdio>
-#include <ctime>
 #include <optional>
 #include <string_view>
 
 #include "base/reader_yaml.h"
+#include "base/rfc3339.h"
 #include "control/ca/roots.h"
 #include "control/controller/controller.h"
 
@@ -99,15 +99,6 @@ Result<void> take_step(const ControllerConfig& config, const Arguments& argument
   return {};
 }
 
-std::string utc(ca::SystemTime time) {
-  const time_t seconds = std::chrono::system_clock::to_time_t(time);
-  tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  char text[32];
-  (void)std::strftime(text, sizeof text, "%FT%TZ", &parts);
-  return text;
-}
-
 // The step first, then how things are and what comes next.
 int root(const ControllerConfig& config, const Arguments& arguments) {
   const Result<void> taken = take_step(config, arguments);
@@ -115,12 +106,13 @@ int root(const ControllerConfig& config, const Arguments& arguments) {
   const auto report = ca::look_at_roots(config.state_directory, config.certificates.max_ttl);
   if (!report) return fail(report.error());
   for (const ca::RootLine& line : report->roots) {
-    std::printf("%s until %s%s\n", line.fingerprint.c_str(), utc(line.not_after).c_str(),
-                line.signs ? " signs" : "");
+    std::printf("%s until %s%s\n", line.fingerprint.c_str(),
+                rfc3339(line.not_after, Precision::kSeconds).c_str(), line.signs ? " signs" : "");
   }
   using Phase = ca::RootChange::Phase;
   if (report->change.phase == Phase::kNone) return 0;
-  std::fprintf(stderr, "from %s on: %s`fairlead-controller root %s`\n", utc(report->change.next_from).c_str(),
+  std::fprintf(stderr, "from %s on: %s`fairlead-controller root %s`\n",
+               rfc3339(report->change.next_from, Precision::kSeconds).c_str(),
                report->change.phase == Phase::kAdded ? "with root-cert.pem brought to every agent, " : "",
                report->change.phase == Phase::kAdded ? "use" : "retire");
   return 0;

@@ -1,11 +1,12 @@
 #include "base/log.h"
 
-#include <time.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <string>
+
+#include "base/rfc3339.h"
 
 namespace fairlead::log {
 namespace {
@@ -33,13 +34,8 @@ bool enabled(Level level) noexcept {
 }
 
 void write(Level level, std::string_view component, std::string_view message) {
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  tm utc{};
-  gmtime_r(&now.tv_sec, &utc);
   const std::string text =
-      fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z {:5} {}: {}\n", utc.tm_year + 1900,
-                  utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, now.tv_nsec / 1000000,
+      fmt::format("{} {:5} {}: {}\n", rfc3339(std::chrono::system_clock::now(), Precision::kMilliseconds),
                   kNames[static_cast<size_t>(level)], component, message);
   (void)!::write(STDERR_FILENO, text.data(), text.size());  // ignoring: there is nowhere else to complain
 }

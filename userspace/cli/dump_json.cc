@@ -3,13 +3,13 @@
 // file's name is told.
 #include <fcntl.h>
 #include <sys/utsname.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/rfc3339.h"
 #include "base/scope.h"
 #include "cli/inventory_rows.h"
 #include "cli/output.h"
@@ -20,14 +20,6 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMostConnections = 10000;
-
-std::string now() {
-  const time_t seconds = ::time(nullptr);
-  tm utc{};
-  ::gmtime_r(&seconds, &utc);
-  char text[32];
-  return {text, ::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc)};
-}
 
 json kernel() {
   utsname name{};
@@ -52,7 +44,7 @@ class Dump {
  public:
   explicit Dump(const Options& options) : options_(options) {
     document_ = {{"fairlead", FAIRLEAD_VERSION},
-                 {"time", now()},
+                 {"time", rfc3339(std::chrono::system_clock::now(), Precision::kSeconds)},
                  {"kernel", kernel()},
                  {"runDirectory", options.run_directory}};
   }

@@ -109,7 +109,7 @@ int run_connection_list(const Options& options) {
   int status = kOk;
   const auto rows = ask_connections(options, status);
   if (!rows) return status;
-  print_list(options, *rows,
+  print_rows(options, *rows,
              {column("ID", "id"),
               column("DIRECTION", "direction"),
               column("POD", "pod"),

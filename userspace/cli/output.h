@@ -20,6 +20,8 @@ struct Column {
 
 // Prints those of a list of objects that the filter lets through, in the chosen format.
 void print_list(const Options& options, const nlohmann::json& rows, const std::vector<Column>& columns);
+// The same for rows that have met the filter already.
+void print_rows(const Options& options, const nlohmann::json& rows, const std::vector<Column>& columns);
 void print_document(const Options& options, const nlohmann::json& document);  // JSON and YAML only
 std::string document_text(const Options& options, const nlohmann::json& document);
 std::string table(const nlohmann::json& rows, const std::vector<Column>& columns);

@@ -130,9 +130,12 @@ json filtered(const Options& options, const json& rows) {
 }
 
 void print_list(const Options& options, const json& rows, const std::vector<Column>& columns) {
-  const json kept = filtered(options, rows);
-  if (options.format != Format::kTable) return print_document(options, kept);
-  put(table(kept, columns));
+  print_rows(options, filtered(options, rows), columns);
+}
+
+void print_rows(const Options& options, const json& rows, const std::vector<Column>& columns) {
+  if (options.format != Format::kTable) return print_document(options, rows);
+  put(table(rows, columns));
 }
 
 int complain(int status, std::string_view text) {

@@ -12,6 +12,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/rfc3339.h"
 #include "cli/inventory_rows.h"
 #include "cli/output.h"
 #include "ebpf/inventory.h"
@@ -85,10 +86,7 @@ std::optional<Wanted> wanted_of(const Options& options) {
 // forgot it.
 class Pods {
  public:
-  explicit Pods(const Options& options) : options_(options) {
-    options_.timeout = std::min(options_.timeout, kAgentPatience);
-    refresh();
-  }
+  explicit Pods(const Options& options) : options_(options) { refresh(); }
   void refresh() {
     const json rows = net_pods(options_);
     if (rows.empty()) return;  // the agent is away: what it said last is still the best there is
@@ -125,18 +123,14 @@ class Pods {
   Steady::time_point next_refresh_{};
 };
 
+// Both clocks are read for each event: the wall clock may be set while one traces.
 std::string clock_text(uint64_t monotonic_ns) {
-  timespec wall{}, steady{};
-  ::clock_gettime(CLOCK_REALTIME, &wall);
+  const auto wall = std::chrono::system_clock::now();
+  timespec steady{};
   ::clock_gettime(CLOCK_MONOTONIC, &steady);
-  const int64_t now = wall.tv_sec * 1'000'000'000 + wall.tv_nsec;
-  const int64_t age = steady.tv_sec * 1'000'000'000 + steady.tv_nsec - static_cast<int64_t>(monotonic_ns);
-  const int64_t when = now - age;
-  const time_t seconds = when / 1'000'000'000;
-  tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", parts.tm_year + 1900, parts.tm_mon + 1,
-                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, when % 1'000'000'000 / 1000);
+  const std::chrono::nanoseconds age(steady.tv_sec * 1'000'000'000 + steady.tv_nsec -
+                                     static_cast<int64_t>(monotonic_ns));
+  return rfc3339(wall - age, Precision::kMicroseconds);
 }
 
 json endpoint(const SocketAddress& address) {
@@ -249,10 +243,8 @@ class Session {
         wanted_(std::move(wanted)),
         tracer_(tracer),
         pods_(options),
-        output_(options.format, signals_) {
-    options_.timeout = std::min(options_.timeout, kAgentPatience);
-    agent_ = agent_pid();
-  }
+        output_(options.format, signals_),
+        agent_(agent_pid()) {}
   int run();
 
  private:
@@ -379,7 +371,9 @@ int run_bpf_trace(const Options& options) {
                              : "\n  Is the agent running here? Try: fairlead check; or name its directory: "
                                "--run-dir DIR"));
   }
-  return Session(options, std::move(*wanted), **tracer).run();
+  Options patient = options;
+  patient.timeout = std::min(patient.timeout, kAgentPatience);
+  return Session(patient, std::move(*wanted), **tracer).run();
 }
 
 }  // namespace fairlead::cli

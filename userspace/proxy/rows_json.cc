@@ -1,8 +1,8 @@
 #include "proxy/rows_json.h"
 
-#include <time.h>
-
 #include <nlohmann/json.hpp>
+
+#include "base/rfc3339.h"
 
 namespace fairlead::proxy {
 
@@ -13,13 +13,9 @@ std::string dump(const json& document) {
 }
 
 std::string rfc3339(std::chrono::system_clock::time_point time) {
-  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
-  if (since <= 0) return "";
-  const time_t seconds = since / 1000;
-  tm utc{};
-  gmtime_r(&seconds, &utc);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", utc.tm_year + 1900, utc.tm_mon + 1,
-                     utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, since % 1000);
+  return time.time_since_epoch() < std::chrono::milliseconds(1)
+             ? ""
+             : fairlead::rfc3339(time, Precision::kMilliseconds);
 }
 
 void add_remarks(const Remarks& remarks, json& row) {

@@ -28,11 +28,15 @@ void StreamRelay::refuse(int status) noexcept {
   if (connection_ != nullptr) std::exchange(connection_, nullptr)->respond(stream_, status);
 }
 
-Result<void> StreamRelay::speak_early(UniqueFd application, Buffer said) {
+Result<void> StreamRelay::take(UniqueFd application, Buffer said) {
   application_ = std::move(application);
   said_ = std::move(said);
   sent_ = said_.size();
-  FL_TRY(reactor_.watch(application_, *this));
+  return reactor_.watch(application_, *this);  // reports at once what is ready already
+}
+
+Result<void> StreamRelay::speak_early(UniqueFd application, Buffer said) {
+  FL_TRY(take(std::move(application), std::move(said)));
   readable_ = true;  // often the first words are there already, and leave together with the request
   read_application();
   return {};
@@ -48,10 +52,7 @@ UniqueFd StreamRelay::take_back(Buffer& said) noexcept {
 }
 
 Result<void> StreamRelay::start(UniqueFd application, Buffer said) {
-  application_ = std::move(application);
-  said_ = std::move(said);
-  sent_ = said_.size();
-  FL_TRY(reactor_.watch(application_, *this));  // reports at once what is ready already
+  FL_TRY(take(std::move(application), std::move(said)));
   return start();
 }
 
@@ -166,8 +167,10 @@ void StreamRelay::read_application() {
       readable_ = false;
       return;
     }
-    if (got->state == net::IoState::kEnd)
-      return early ? void() : end_stream();  // start() meets the FIN again
+    if (got->state == net::IoState::kEnd) {
+      if (!early) end_stream();  // else start() meets the FIN again
+      return;
+    }
     sent_ += got->bytes;
     counters_.bytes_from_applications += got->bytes;
     // A short read emptied the socket, and what comes later raises a new edge; a FIN that came with it does

@@ -66,6 +66,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
 
  private:
   enum class State : uint8_t { kOpening, kRelaying, kOver };
+  Result<void> take(UniqueFd application, Buffer said);
   void read_application();
   bool say_again();
   [[nodiscard]] bool has_to_say() const noexcept { return readable_ || said_again_ < said_.size(); }

@@ -3,6 +3,7 @@
 #include "base/buffer.h"
 #include "base/bytes.h"
 #include "base/net_types.h"
+#include "base/rfc3339.h"
 #include "base/spiffe_id.h"
 
 namespace fairlead {
@@ -102,6 +103,16 @@ TEST(Buffer, ReleasedOwnsNothing) {
   buffer.release();
   EXPECT_EQ(buffer.capacity(), 0u);
   EXPECT_TRUE(buffer.empty());
+}
+
+TEST(Rfc3339, IsUtcAndCutOff) {
+  using namespace std::chrono;
+  const system_clock::time_point time(seconds(1764073229) + microseconds(999'999));
+  EXPECT_EQ(rfc3339(time, Precision::kSeconds), "2025-11-25T12:20:29Z");
+  EXPECT_EQ(rfc3339(time, Precision::kMilliseconds), "2025-11-25T12:20:29.999Z");
+  EXPECT_EQ(rfc3339(time, Precision::kMicroseconds), "2025-11-25T12:20:29.999999Z");
+  const system_clock::time_point before(milliseconds(-1));
+  EXPECT_EQ(rfc3339(before, Precision::kMilliseconds), "1969-12-31T23:59:59.999Z");
 }
 
 }  // namespace
