@@ -23,9 +23,7 @@ Tunnel::Tunnel(Reactor& reactor, uint64_t id, Role role, UniqueFd fd, tls::Estab
     : reactor_(reactor),
       owner_(owner),
       id_(id),
-      fd_(std::move(fd)),
-      sealer_(std::move(established.sealer)),
-      opener_(std::move(established.opener)),
+      records_(std::move(fd), std::move(established.sealer), std::move(established.opener)),
       peer_(std::make_shared<const SpiffeId>(std::move(established.peer))),
       streams_(role, settings(), *this),
       idle_(*this),
@@ -37,14 +35,14 @@ Tunnel::~Tunnel() {
 }
 
 Result<void> Tunnel::start(Buffer leftover) {
-  received_ = std::move(leftover);
-  net::set_nodelay(fd_);
-  net::set_dead_peer_timeout(fd_, kDeadPeer);
+  records_.put_back(std::move(leftover));
+  net::set_nodelay(records_.fd());
+  net::set_dead_peer_timeout(records_.fd(), kDeadPeer);
   arm_idle();
   heard_at_ = reactor_.now();
   reactor_.timers().arm(quiet_, heard_at_ + kQuietPeer);
-  FL_TRY(reactor_.watch(fd_, *this));  // reports at once what is ready already
-  if (!received_.empty()) open_records();
+  FL_TRY(reactor_.watch(records_.fd(), *this));  // reports at once what is ready already
+  if (records_.has_received()) open_records();
   return {};
 }
 
@@ -52,8 +50,8 @@ void Tunnel::close(bool failed) noexcept {
   if (closed_) return;
   closed_ = true;
   streams_.abort();  // every stream learns it by on_reset
-  reactor_.unwatch(fd_);
-  fd_.reset();
+  reactor_.unwatch(records_.fd());
+  records_.close();
   idle_.cancel();
   quiet_.cancel();
   owner_.on_tunnel_closed(*this, failed);
@@ -66,9 +64,8 @@ void Tunnel::drain() {
 
 void Tunnel::finish_if_drained() {
   if (closed_ || lingering_ || !streams_.drained()) return;
-  if (!streams_.output().empty() || !sealed_.empty()) return;  // on_turn_end() comes back
-  (void)sealer_.close_notify(sealed_);  // ignoring: the tunnel ends either way and carries nothing
-  (void)send_sealed();
+  if (!streams_.output().empty() || records_.waits()) return;  // on_turn_end() comes back
+  (void)records_.close_notify();  // ignoring: the tunnel ends either way and carries nothing
   close(false);
 }
 
@@ -79,10 +76,7 @@ void Tunnel::on_io(uint32_t events) noexcept {
   if (closed_) return;
   if ((events & EPOLLERR) != 0) return close(true);
   if (lingering_) return discard();
-  if ((events & EPOLLOUT) != 0) {
-    writable_ = true;
-    if (!sealed_.empty()) reactor_.at_turn_end(*this);
-  }
+  if ((events & EPOLLOUT) != 0 && records_.waits()) reactor_.at_turn_end(*this);
   if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) fin_seen_ = true;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) read();
 }
@@ -94,28 +88,25 @@ void Tunnel::read() {
   }
   for (int reads = 0; !closed_; ++reads) {
     if (reads == kMaxReadsPerEvent) {
-      if (!reactor_.rearm(fd_, *this)) close(true);
+      if (!reactor_.rearm(records_.fd(), *this)) close(true);
       return;
     }
-    const auto room = received_.prepare(kReadChunk);
-    auto got = net::receive(fd_, room);
+    auto got = records_.read();
     if (!got) return close(true);
     // A FIN is only orderly behind close_notify and with no stream open; everything else was cut off.
     if (got->state == net::IoState::kEnd) return close(!peer_closed_ || streams_.open_streams() != 0);
     if (got->state == net::IoState::kWouldBlock) break;
-    received_.commit(got->bytes);
     heard_at_ = reactor_.now();
     asked_ = false;
     if (!open_records()) return;
-    if (got->bytes < room.size() && !fin_seen_) break;
+    if (records_.read_all() && !fin_seen_) break;
   }
-  if (received_.empty()) received_.release();
+  records_.rest();
 }
 
 // The peer broke the rules, its streams are reset, and GOAWAY with the cause is in the output.
 void Tunnel::give_up() {
   if (closed_) return;
-  if (!seal_output()) return close(true);
   lingering_ = true;
   reactor_.timers().arm(idle_, reactor_.now() + kLinger);
   discard();
@@ -123,11 +114,11 @@ void Tunnel::give_up() {
 
 // The peer has its last words, or reads and gets them.
 void Tunnel::discard() {
-  if (!send_sealed()) return close(true);
-  if (sealed_.empty()) net::shutdown_write(fd_);
+  if (!send_output()) return close(true);
+  if (streams_.output().empty() && !records_.waits()) records_.end();
   std::array<uint8_t, 16 * 1024> nowhere;
   while (discarded_ < kMaxDiscarded) {
-    auto got = net::receive(fd_, nowhere);
+    auto got = net::receive(records_.fd(), nowhere);
     if (!got || got->state == net::IoState::kEnd) break;
     if (got->state == net::IoState::kWouldBlock) return;
     discarded_ += got->bytes;
@@ -145,29 +136,28 @@ bool Tunnel::open_records() {
 
 // Opens every whole record.
 bool Tunnel::open_each_record() {
-  while (!received_.empty()) {
-    auto opened = opener_.open(received_.span());
+  using Event = tls::RecordOpener::Event;
+  while (records_.has_received()) {
+    auto opened = records_.next();
     if (!opened) {
-      const tls::Alert owed = opener_.alert();
-      if (owed != tls::Alert::kCloseNotify && sealer_.fatal(owed, sealed_))
-        (void)send_sealed();  // ignoring: a courtesy
+      if (records_.alert() != tls::Alert::kCloseNotify) records_.fatal(records_.alert());
       close(true);
       return false;
     }
-    using Event = tls::RecordOpener::Event;
     if (opened->event == Event::kNeedMore) break;
     if (opened->event == Event::kClosed) peer_closed_ = true;
-    if (opened->event == Event::kKeyUpdate && opened->respond && !sealer_.update_key(sealed_)) {
-      close(true);
-      return false;
+    if (opened->event == Event::kKeyUpdate) {
+      if (opened->respond && !records_.update_key()) {
+        close(true);
+        return false;
+      }
+      reactor_.at_turn_end(*this);
     }
-    if (opened->event == Event::kKeyUpdate) reactor_.at_turn_end(*this);
     if (opened->event == Event::kData && !streams_.receive(opened->payload)) {
       give_up();
       return false;
     }
     if (closed_) return false;
-    received_.consume(opened->consumed);
   }
   return true;
 }
@@ -179,38 +169,18 @@ void Tunnel::on_output() {
   reactor_.at_turn_end(*this);
 }
 
-bool Tunnel::seal_output() {
-  Buffer& output = streams_.output();
-  if (output.empty()) return true;
-  if (sealer_.wants_key_update() && !sealer_.update_key(sealed_)) return false;
-  if (!sealer_.seal(tls::ContentType::kApplicationData, output.span(), sealed_)) return false;
-  output.consume(output.size());
-  return true;
-}
-
 // False: the socket broke.
-bool Tunnel::send_sealed() {
-  while (!sealed_.empty()) {
-    auto sent = net::send(fd_, sealed_.span());
-    if (!sent) return false;
-    if (sent->state == net::IoState::kWouldBlock) {
-      writable_ = false;
-      return true;
-    }
-    sealed_.consume(sent->bytes);
-  }
-  sealed_.release();
-  return true;
+bool Tunnel::send_output() {
+  const auto taken = records_.write(streams_.output().span());
+  if (taken) streams_.output().consume(*taken);
+  return taken.has_value();
 }
 
 void Tunnel::on_turn_end() noexcept {
   if (closed_ || lingering_) return;
-  // What is sealed stays in order before what is not; while the socket is full the frames wait unsealed, and
-  // the limit on them holds back the readers of all streams.
-  if (!send_sealed()) return close(true);
-  if (!sealed_.empty()) return;
-  if (!seal_output() || !send_sealed()) return close(true);
-  if (streams_.output().empty()) streams_.output().release();
+  if (!send_output()) return close(true);
+  if (!streams_.output().empty()) return;  // the socket is full
+  streams_.output().release();
   streams_.output_drained();
   finish_if_drained();
 }

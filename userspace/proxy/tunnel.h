@@ -13,6 +13,7 @@
 #include "event/timer_wheel.h"
 #include "hbone/connection.h"
 #include "proxy/limits.h"
+#include "proxy/record_socket.h"
 #include "tls/handshake.h"
 
 namespace fairlead::proxy {
@@ -72,8 +73,7 @@ class Tunnel final : public Deferred,
   void read();
   bool open_records();
   bool open_each_record();
-  bool seal_output();
-  bool send_sealed();
+  bool send_output();
   void finish_if_drained();
   void give_up();
   void discard();
@@ -81,20 +81,15 @@ class Tunnel final : public Deferred,
   Reactor& reactor_;
   TunnelOwner& owner_;
   uint64_t id_;
-  UniqueFd fd_;
-  tls::RecordSealer sealer_;
-  tls::RecordOpener opener_;
+  RecordSocket records_;
   std::shared_ptr<const SpiffeId> peer_;
   hbone::Connection streams_;
-  Buffer received_;  // ciphertext, up to one incomplete record between turns
-  Buffer sealed_;    // ciphertext the socket did not take yet
   Alarm<Tunnel, &Tunnel::on_idle> idle_;
   Alarm<Tunnel, &Tunnel::on_quiet> quiet_;
   TimePoint heard_at_;  // when the last bytes of the peer came
   bool asked_ = false;  // a PING is out, and nothing has come since
   TimePoint calm_at_;   // when the peer's frames are counted anew
   bool client_;
-  bool writable_ = false;
   bool fin_seen_ = false;
   // GOAWAY with an error was sent. What still comes is read and dropped: closing a socket with unread bytes
   // in it sends an RST, which may take the GOAWAY with it.
