@@ -1,0 +1,1 @@
+"""A command on another kernel, on this machine's files."""
