@@ -11,9 +11,6 @@
 namespace fairlead::tls {
 namespace {
 
-// RFC 8446 §5.5: about 2^24.5 full-size records per AES-GCM key. We move on early, and never past the limit.
-constexpr uint64_t kMaxRecordsPerKey = uint64_t{1} << 24;
-constexpr uint64_t kWantKeyUpdate = kMaxRecordsPerKey / 2;
 constexpr int kMaxKeyUpdates = 1 << 20;  // over the life of one connection
 constexpr int kMaxTickets = 64;          // over the life of one connection; servers send one to four
 constexpr int kMaxIdleRecords = 64;      // without payload in a row: empty data, tickets, key updates
@@ -52,6 +49,12 @@ Result<void> set_key(CipherContextPtr& context, const RecordState& state, bool s
 }
 
 }  // namespace
+
+size_t missing_of_record(std::span<const uint8_t> in) noexcept {
+  if (in.size() < kRecordHeader) return kRecordHeader - in.size();
+  const size_t whole = kRecordHeader + (static_cast<size_t>(in[3]) << 8 | in[4]);
+  return whole - std::min(whole, in.size());
+}
 
 // ---- sealing
 // ----------------------------------------------------------------------------------------------------------
@@ -139,6 +142,12 @@ Result<void> RecordSealer::update_key(Buffer& out) {
   FL_TRY(seal(ContentType::kHandshake, message, out));
   FL_TRY_ASSIGN(const TrafficSecret next, next_secret(impl_->state.secret));
   return impl_->rekey(next);
+}
+
+Result<RecordState> RecordSealer::next_state() {
+  FL_TRY_ASSIGN(const TrafficSecret next, next_secret(impl_->state.secret));
+  FL_TRY(impl_->rekey(next));
+  return impl_->state;
 }
 
 void RecordSealer::rest() noexcept {
@@ -257,8 +266,10 @@ struct RecordOpener::Impl : InKeyMemory {
     size_t length = inner.size();
     while (length > 0 && inner[length - 1] == 0) --length;
     if (length == 0) return refuse(Alert::kUnexpectedMessage, "no content type");
-    const auto body = inner.first(length - 1);
-    const auto type = static_cast<ContentType>(inner[length - 1]);
+    return take(static_cast<ContentType>(inner[length - 1]), inner.first(length - 1));
+  }
+
+  Result<Opened> take(ContentType type, std::span<uint8_t> body) {
     if (type != ContentType::kHandshake && !handshake.empty()) {
       return refuse(Alert::kUnexpectedMessage, "another record inside a handshake message");
     }
@@ -319,6 +330,14 @@ Result<RecordOpener::Opened> RecordOpener::open(std::span<uint8_t> in) {
   if (impl_->dead) return Error(ErrorKind::kProtocol, "TLS record: the opener failed before");
   if (impl_->closed) return Opened{Event::kClosed, {}, in.size(), false};
   auto opened = impl_->open(in);
+  impl_->dead = !opened.has_value();
+  return opened;
+}
+
+Result<RecordOpener::Opened> RecordOpener::opened_by_kernel(ContentType type, std::span<uint8_t> plaintext) {
+  if (impl_->dead) return Error(ErrorKind::kProtocol, "TLS record: the opener failed before");
+  if (impl_->closed) return Opened{Event::kClosed, {}, 0, false};
+  auto opened = impl_->take(type, plaintext);
   impl_->dead = !opened.has_value();
   return opened;
 }

@@ -31,6 +31,12 @@ constexpr size_t kMaxPlaintext = 16384;  // RFC 8446 §5.1
 constexpr size_t kRecordHeader = 5;
 constexpr size_t kRecordOverhead = kRecordHeader + 1 + 16;  // header, inner type, tag
 constexpr size_t kMaxRecord = kRecordHeader + kMaxPlaintext + 256;
+// RFC 8446 §5.5: about 2^24.5 full-size records per AES-GCM key. We move on early, and never past the limit.
+constexpr uint64_t kMaxRecordsPerKey = uint64_t{1} << 24;
+constexpr uint64_t kWantKeyUpdate = kMaxRecordsPerKey / 2;
+
+// How many bytes the first record of `in` lacks, as far as is known; 0: it is whole.
+[[nodiscard]] size_t missing_of_record(std::span<const uint8_t> in) noexcept;
 
 // The traffic secret of one direction. Movable, wiped.
 struct TrafficSecret {
@@ -71,6 +77,9 @@ class RecordSealer {
   Result<void> fatal(Alert alert, Buffer& out);
   // Sends KeyUpdate (update_not_requested) and moves to the next key.
   Result<void> update_key(Buffer& out);
+  // The kernel seals this direction and is to move to the next key, as update_key() does here: the state to give
+  // it behind the KeyUpdate that was sent.
+  Result<RecordState> next_state();
   // Gives back the cipher context, most of what an idle direction holds; the next record makes it again
   // (under 1 us).
   void rest() noexcept;
@@ -109,6 +118,9 @@ class RecordOpener {
   // updates), kTls (bad MAC, or the peer's fatal alert, its code in Error::code()). After an error the opener
   // is dead.
   Result<Opened> open(std::span<uint8_t> in);
+  // The same for a record, or a piece of one of a type that may come in pieces, that the kernel has opened:
+  // type and plaintext. Its Opened says nothing of `consumed`.
+  Result<Opened> opened_by_kernel(ContentType type, std::span<uint8_t> plaintext);
   // After an error: what RecordSealer::fatal() owes the peer; kCloseNotify when it is the peer who sent a
   // fatal alert.
   [[nodiscard]] Alert alert() const noexcept;
