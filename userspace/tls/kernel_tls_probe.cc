@@ -1,5 +1,6 @@
 // The self-test: a kernel is trusted with connections only after it has made and opened every type of record
 // for our own record layer.
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/rand.h>
@@ -38,20 +39,27 @@ struct Ends {
   UniqueFd kernel, user;
 };
 
+Result<void> make_blocking(BorrowedFd fd) {
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) return Error::from_errno("fcntl");
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
+    if (::setsockopt(fd.get(), SOL_SOCKET, option, &kPatience, sizeof kPatience) != 0)
+      return Error::from_errno("timeout");
+  return {};
+}
+
 Result<Ends> connected() {
   const SocketAddress any{*IpAddress::parse("127.0.0.1"), 0};
   FL_TRY_ASSIGN(const UniqueFd listener, net::tcp_listener(any, 1));
   FL_TRY_ASSIGN(const SocketAddress at, net::local_address(listener));
   Ends ends;
-  ends.kernel.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!ends.kernel) return Error::from_errno("socket");
+  FL_TRY_ASSIGN(ends.kernel, net::tcp_socket(AF_INET));
   FL_TRY(net::connect(ends.kernel, at, AF_INET));
-  ends.user.reset(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!ends.user) return Error::from_errno("accept");
-  for (const UniqueFd* fd : {&ends.kernel, &ends.user})
-    for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
-      if (::setsockopt(fd->get(), SOL_SOCKET, option, &kPatience, sizeof kPatience) != 0)
-        return Error::from_errno("timeout");
+  FL_TRY_ASSIGN(auto accepted, net::accept(listener));
+  if (!accepted) return wrong("nothing to accept");
+  ends.user = std::move(accepted->fd);
+  FL_TRY(make_blocking(ends.kernel));
+  FL_TRY(make_blocking(ends.user));
   return ends;
 }
 
