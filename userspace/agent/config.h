@@ -32,6 +32,10 @@ struct AgentConfig {
     std::chrono::seconds ttl{24 * 3600};
   } certificates;
   struct {
+    bool enabled = true;
+    unsigned after = 1024 * 1024;  // bytes
+  } kernel_tls;
+  struct {
     std::chrono::milliseconds deadline{25000};
   } drain;
   log::Level log_level = log::Level::kInfo;

@@ -57,6 +57,9 @@ Result<AgentConfig> load_config(const std::string& path) {
                                      {"token", R::text(config.controller.token)},
                                      {"clusterId", R::text(config.controller.cluster_id)}})},
           {"certificates", R::section({{"ttl", R::seconds(config.certificates.ttl)}})},
+          {"kernelTls",
+           R::section({{"enabled", R::choice(config.kernel_tls.enabled, {{"true", true}, {"false", false}})},
+                       {"after", R::number(config.kernel_tls.after, 0, 0x7fffffff)}})},
           {"drain", R::section({{"deadline", R::milliseconds(config.drain.deadline)}})},
           {"log", R::section({{"level", R::level(config.log_level)}})},
       }));

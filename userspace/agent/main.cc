@@ -101,6 +101,8 @@ proxy::ProxyConfig proxy_config(const AgentConfig& config) {
   proxy.controller.cluster_id = config.controller.cluster_id;
   proxy.controller.network = config.network;
   proxy.controller.node_name = config.node;
+  proxy.kernel_tls.enabled = config.kernel_tls.enabled;
+  proxy.kernel_tls.after = config.kernel_tls.after;
   proxy.certificate_ttl = config.certificates.ttl;
   proxy.lock_in.seccomp = config.proxy.seccomp;
   proxy.lock_in.files.readable.assign(kResolverFiles.begin(), kResolverFiles.end());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/sched.h>
+#include <linux/tls.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,9 @@ namespace {
 constexpr uint32_t kThread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 constexpr uint32_t kNewNamespaces =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+#ifndef SOL_TLS
+#define SOL_TLS 282
+#endif
 constexpr uint32_t kTcpInq = 36;       // TCP_INQ: glibc names it, musl does not
 constexpr uint32_t kSocketType = 0xf;  // the rest are SOCK_NONBLOCK and SOCK_CLOEXEC
 constexpr uint32_t kWrites = O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
@@ -48,11 +52,14 @@ void add_hot(std::vector<Rule>& rules) {
       options.push_back({{.index = 2, .value = name}, {.index = 1, .value = level}});
   };
   add(SOL_SOCKET, {SO_LINGER, SO_REUSEADDR, SO_KEEPALIVE});
-  add(IPPROTO_TCP, {TCP_NODELAY, TCP_USER_TIMEOUT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, kTcpInq});
+  add(IPPROTO_TCP,
+      {TCP_NODELAY, TCP_USER_TIMEOUT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, kTcpInq, TCP_ULP});
+  add(SOL_TLS, {TLS_TX, TLS_RX});
   add(IPPROTO_IPV6, {IPV6_V6ONLY, IPV6_RECVERR});
   add(IPPROTO_IP, {IP_RECVERR});
   rules.push_back(only(__NR_setsockopt,
-                       "our own options, gRPC's and the resolver's: no filters, no upper layers", options));
+                       "our own options, gRPC's and the resolver's; keys to the kernel: no filters",
+                       options));
   rules.push_back(only(__NR_bpf, "elements of the three maps that the keeper handed over",
                        one_of(0, {BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM,
                                   BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_MAP_LOOKUP_BATCH}),
@@ -76,7 +83,7 @@ std::vector<Conditions> sockets_of_the_proxy() {
 
 void add_filtered(std::vector<Rule>& rules, pid_t self) {
   rules.push_back(only(__NR_fcntl, "flags and copies of fds",
-                       one_of(1, {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC})));
+                       one_of(1, {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC, F_SETPIPE_SZ})));
   rules.push_back(
       only(__NR_socket, "the controller and its name", sockets_of_the_proxy(), Verdict::kNoFamily));
   rules.push_back(only(__NR_ioctl, "how long the name server's answer is", one_of(1, {FIONREAD})));
@@ -106,6 +113,8 @@ void add_plain(std::vector<Rule>& rules) {
   rules.push_back(any(__NR_recvmsg, "connections, fds from the keeper"));
   rules.push_back(any(__NR_sendmsg, "connections, the keeper"));
   rules.push_back(any(__NR_sendmmsg, "resolver"));
+  rules.push_back(any(__NR_splice, "bulk between sockets"));
+  rules.push_back(any(__NR_pipe2, "bulk between sockets"));
   rules.push_back(any(__NR_close, "fds"));
   // Sockets. listen() is none of them: listeners come from the keeper.
   rules.push_back(any(__NR_accept4, "connections of pods, local queries"));

@@ -283,6 +283,14 @@ std::span<uint8_t> Connection::prepare_data(StreamId id, size_t maximum) {
   return room.subspan(kFrameHeader, maximum);
 }
 
+void Connection::Impl::sent_data(Stream& stream, size_t bytes) {
+  if (bytes > 0) idle_frames = 0;  // what the peer's WINDOW_UPDATEs were for
+  stream.send_window -= static_cast<int64_t>(bytes);
+  send_window -= static_cast<int64_t>(bytes);
+  count(stream, bytes);
+  touched();
+}
+
 void Connection::commit_data(StreamId id, size_t bytes, bool end_stream) {
   Impl& impl = *impl_;
   Stream* stream = impl.find(id);
@@ -293,14 +301,36 @@ void Connection::commit_data(StreamId id, size_t bytes, bool end_stream) {
   write_header(impl.output.data() + impl.prepared_at, static_cast<uint32_t>(bytes), FrameType::kData,
                end_stream ? kFlagEndStream : 0, id);
   impl.output.commit(bytes);
-  if (bytes > 0) impl.idle_frames = 0;  // what the peer's WINDOW_UPDATEs were for
-  stream->send_window -= static_cast<int64_t>(bytes);
-  impl.send_window -= static_cast<int64_t>(bytes);
-  impl.count(*stream, bytes);
-  impl.touched();
+  impl.sent_data(*stream, bytes);
   if (!end_stream) return;
   stream->local_closed = true;
   impl.close_if_done(id);
+}
+
+size_t Connection::announceable(StreamId id) const noexcept {
+  Stream* stream = impl_->find(id);
+  if (stream == nullptr || !stream->opened || stream->local_closed || impl_->dead) return 0;
+  const int64_t window = std::min(stream->send_window, impl_->send_window);
+  if (window <= 0) return 0;
+  return std::min<size_t>(static_cast<size_t>(window), impl_->peer_max_frame);
+}
+
+void Connection::announce_data(StreamId id, size_t bytes) {
+  Stream* stream = impl_->find(id);
+  (void)prepare_data(id, 0);
+  write_header(impl_->output.data() + impl_->prepared_at, static_cast<uint32_t>(bytes), FrameType::kData, 0,
+               id);
+  impl_->sent_data(*stream, bytes);
+}
+
+void Connection::hold_back(StreamId id) noexcept {
+  Stream* stream = impl_->find(id);
+  if (stream != nullptr) impl_->blocked.push(*stream);
+}
+
+bool Connection::is_bulk(StreamId id) const noexcept {
+  const Stream* stream = impl_->find(id);
+  return stream != nullptr && stream->moved > impl_->settings.bulk_after;
 }
 
 void Connection::end(StreamId id) {

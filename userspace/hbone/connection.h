@@ -25,7 +25,9 @@
 
 #include "base/buffer.h"
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "hbone/fault.h"
+#include "net/socket.h"
 
 namespace fairlead::hbone {
 
@@ -67,6 +69,11 @@ class StreamHandler {
   virtual void on_end() = 0;                  // END_STREAM: the peer's FIN
   virtual void on_reset(ErrorCode code) = 0;  // RST_STREAM, or the connection died
   virtual void on_writable() = 0;             // credit or output room came back after writable() was 0
+  // A transport whose payload needs no look asks: up to `maximum` bytes of it are taken from its socket.
+  // kDone with 0 bytes: not so, hand them on as data. Errors: the transport's.
+  virtual Result<net::IoResult> take_from(BorrowedFd, size_t) {
+    return net::IoResult{net::IoState::kDone, 0};
+  }
 
  protected:
   ~StreamHandler() = default;
@@ -128,6 +135,22 @@ class Connection {
   std::span<uint8_t> prepare_data(StreamId stream, size_t maximum);
   void commit_data(StreamId stream, size_t bytes, bool end_stream);
   void end(StreamId stream);  // END_STREAM on an empty DATA frame
+
+  // Payload that never comes by here, for transports that move it themselves (splice). Sending: as
+  // writable(), but without regard to the room in output(); announce_data() then puts the header of a DATA
+  // frame of `bytes` last into output(), and the caller sends exactly as much behind it before anything else.
+  [[nodiscard]] size_t announceable(StreamId stream) const noexcept;
+  void announce_data(StreamId stream, size_t bytes);
+  // It wants on_writable() when output_drained() comes, as after a writable() that was 0.
+  void hold_back(StreamId stream) noexcept;
+  // Receiving: the DATA frame that receive() stands in, behind its header and what came with it.
+  struct OpenData {
+    StreamHandler* handler = nullptr;  // null: none that could be moved
+    size_t left = 0;                   // bytes of it that have not come
+  };
+  [[nodiscard]] OpenData open_data() const noexcept;
+  // `bytes` ≤ left of it went to the stream's handler by another way. settle() comes first.
+  Result<void> skip_data(size_t bytes);
   void reset(StreamId stream, ErrorCode code);
   // `bytes` of payload handed out by on_data() have left; gives credit back in batches.
   void consume(StreamId stream, size_t bytes);
@@ -148,6 +171,7 @@ class Connection {
   // Whether a stream has moved more than Settings::bulk_after, both directions together: others would wait
   // behind its frames.
   [[nodiscard]] bool carries_bulk() const noexcept;
+  [[nodiscard]] bool is_bulk(StreamId stream) const noexcept;
   [[nodiscard]] size_t stream_limit() const noexcept;  // what the peer allows (100 until its SETTINGS came)
   [[nodiscard]] bool settings_known() const noexcept;  // the peer's SETTINGS have come
 

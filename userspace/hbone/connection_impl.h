@@ -103,6 +103,7 @@ struct Connection::Impl {
   StreamHandler* take_out(StreamId id);
   void lose(StreamId id, ErrorCode code);  // it is over without a word of ours
   void count(Stream& stream, size_t bytes) noexcept;
+  void sent_data(Stream& stream, size_t bytes);
   void reset_all(ErrorCode code);
   void wake(Stream& stream);
   void wake_blocked();

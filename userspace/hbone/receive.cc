@@ -200,6 +200,24 @@ void Connection::Impl::data_chunk(std::span<const uint8_t> chunk) {
   gathered.push_back(chunk);
 }
 
+Connection::OpenData Connection::open_data() const noexcept {
+  const Impl& impl = *impl_;
+  if (impl.reading != Impl::Reading::kData || !impl.padding_known || impl.padding != 0 || impl.dead)
+    return {};
+  const Stream* stream = impl.find(impl.current.stream);
+  if (stream == nullptr) return {};
+  return {stream->handler, impl.data_left};
+}
+
+Result<void> Connection::skip_data(size_t bytes) {
+  Impl& impl = *impl_;
+  impl.data_left -= static_cast<uint32_t>(bytes);
+  impl.idle_frames = 0;
+  Stream* stream = impl.find(impl.current.stream);
+  if (stream != nullptr) impl.count(*stream, bytes);
+  return impl.data_left == 0 && !impl.dead ? impl.end_of_data() : Result<void>();
+}
+
 // A handler may reset its stream, whose data is then dropped, or others.
 void Connection::Impl::deliver() {
   if (gathered.empty()) return;

@@ -122,6 +122,7 @@ Result<void> Keeper::set_up() {
   FL_TRY_ASSIGN(home_, net::current_netns());
   FL_TRY_ASSIGN(const UniqueFd probe, net::tcp_socket(AF_INET));
   FL_TRY_ASSIGN(home_cookie_, net::netns_cookie(probe));
+  net::load_kernel_tls();
   FL_TRY(prepare_directories());
   FL_TRY_ASSIGN(datapath_, ebpf::Datapath::open(config_.bpf_directory));
   FL_TRY_ASSIGN(node_addresses_, NodeAddresses::watch(*reactor_, [this](std::vector<IpAddress> addresses) {

@@ -1,7 +1,7 @@
 #include "net/socket.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 
 #include <algorithm>
 
@@ -12,6 +12,7 @@
 namespace fairlead::net {
 namespace {
 
+constexpr uint8_t kEstablished = 1;  // of tcpi_state: the kernel's header does not name it
 constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
 
 bool would_block(int code) {
@@ -51,8 +52,8 @@ Result<IoResult> peek(BorrowedFd fd, std::span<uint8_t> into) {
   return finish_receive(::recv(fd.get(), into.data(), into.size(), MSG_PEEK));
 }
 
-Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from) {
-  const ssize_t count = ::send(fd.get(), from.data(), from.size(), MSG_NOSIGNAL);
+Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from, bool more) {
+  const ssize_t count = ::send(fd.get(), from.data(), from.size(), MSG_NOSIGNAL | (more ? MSG_MORE : 0));
   const int code = errno;
   if (count >= 0) return IoResult{IoState::kDone, static_cast<size_t>(count)};
   if (would_block(code)) return IoResult{};
@@ -129,7 +130,14 @@ Result<SocketAddress> peer_address(BorrowedFd fd) {
 bool is_established(BorrowedFd fd) noexcept {
   uint8_t state = 0;  // tcpi_state, the first octet of tcp_info: the kernel fills as much as is asked for
   socklen_t length = sizeof state;
-  return ::getsockopt(fd.get(), IPPROTO_TCP, TCP_INFO, &state, &length) == 0 && state == TCP_ESTABLISHED;
+  return ::getsockopt(fd.get(), IPPROTO_TCP, TCP_INFO, &state, &length) == 0 && state == kEstablished;
+}
+
+bool all_acknowledged(BorrowedFd fd) noexcept {
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  return ::getsockopt(fd.get(), IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_unacked == 0 &&
+         info.tcpi_notsent_bytes == 0;
 }
 
 int socket_error(BorrowedFd fd) noexcept {
@@ -170,6 +178,12 @@ void set_end_on_close(BorrowedFd fd) noexcept {
 
 void shutdown_write(BorrowedFd fd) noexcept {
   (void)::shutdown(fd.get(), SHUT_WR);  // ignoring: a dead socket reports itself on the next read
+}
+
+void load_kernel_tls() noexcept {
+  const auto fd = tcp_socket(AF_INET);
+  // ignoring: refused in any case, for nothing is connected, but not before the module was looked for
+  if (fd) (void)::setsockopt(fd->get(), IPPROTO_TCP, TCP_ULP, "tls", 3);
 }
 
 }  // namespace fairlead::net

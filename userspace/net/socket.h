@@ -27,7 +27,8 @@ struct IoResult {
 // kEnd: the peer's FIN (recv) – never from send. Errors: the socket's, e.g. ECONNRESET in Error::code().
 Result<IoResult> receive(BorrowedFd fd, std::span<uint8_t> into);
 Result<IoResult> peek(BorrowedFd fd, std::span<uint8_t> into);
-Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from);
+// `more`: the rest of what should travel together follows at once (MSG_MORE).
+Result<IoResult> send(BorrowedFd fd, std::span<const uint8_t> from, bool more = false);
 
 // Several pieces in one call (sendmsg(2)); IOV_MAX at most.
 Result<IoResult> send(BorrowedFd fd, std::span<const iovec> pieces);
@@ -49,6 +50,9 @@ Result<SocketAddress> local_address(BorrowedFd fd);
 Result<SocketAddress> peer_address(BorrowedFd fd);
 // Whether a started connect() has come through already: over lo it has when connect() returns.
 [[nodiscard]] bool is_established(BorrowedFd fd) noexcept;
+// Whether the peer's kernel has everything that was sent, a FIN included (TCP_INFO); false when it cannot be
+// told.
+[[nodiscard]] bool all_acknowledged(BorrowedFd fd) noexcept;
 // SO_ERROR, read and cleared; 0 when there is none.
 [[nodiscard]] int socket_error(BorrowedFd fd) noexcept;
 Result<uint64_t> netns_cookie(BorrowedFd fd);
@@ -63,5 +67,8 @@ void set_reset_on_close(BorrowedFd fd) noexcept;
 // Takes set_reset_on_close() back: close() sends what is left and a FIN.
 void set_end_on_close(BorrowedFd fd) noexcept;
 void shutdown_write(BorrowedFd fd) noexcept;
+// Has the kernel load its TLS module, where it may; needs CAP_NET_ADMIN. No error: whether it is there is
+// seen by those who use it.
+void load_kernel_tls() noexcept;
 
 }  // namespace fairlead::net

@@ -56,7 +56,17 @@ Result<void> Control::start() {
                 net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
                                          [this](std::string_view verb, std::string_view argument,
                                                 const net::QueryPeer&) { return answer(verb, argument); }));
+  probe_kernel();
   return reactor_->watch_level(contract_, *this);
+}
+
+// Takes a listener on loopback: nothing that may be done once the process is locked in.
+void Control::probe_kernel() {
+  kernel_support_ = tls::probe_kernel_tls();
+  kernel_use_.after = config_.kernel_tls.after;
+  kernel_use_.rekeys = kernel_support_.rekey;
+  kernel_use_.on = config_.kernel_tls.enabled && kernel_support_.usable();
+  if (!kernel_support_.usable()) log::info("proxy", "kernel TLS is not used: {}", kernel_support_.detail);
 }
 
 int Control::run(const Confinement& locked) {
@@ -151,6 +161,7 @@ Result<void> Control::start_workers() {
   shared.need_sockets = [this](Worker& worker, contract::PodId pod, int family) {
     reactor_->send([this, &worker, pod, family] { need_sockets(worker, pod, family); });
   };
+  shared.kernel = &kernel_use_;
   shared.max_connections = connections_per_worker(config_.workers);
   for (unsigned i = 0; i < config_.workers; ++i) {
     FL_TRY_ASSIGN(auto worker, Worker::create(shared));
@@ -339,6 +350,17 @@ std::string Control::decisions(std::string_view argument) {
   return argument.empty() ? decisions_json(reports) : decisions_page_json(self, *question, reports);
 }
 
+// Settings that may change while it runs: "ktls=on", "ktls=off". What has moved to the kernel stays there.
+std::string Control::set(std::string_view argument) {
+  if (argument != "ktls=on" && argument != "ktls=off")
+    return error_json(fmt::format("no setting '{}': there is ktls=on and ktls=off", argument));
+  const bool on = argument == "ktls=on";
+  if (on && !kernel_support_.usable()) return error_json(kernel_support_.detail);
+  kernel_use_.on = on;
+  log::info("proxy", "kernel TLS is turned {}", on ? "on" : "off");
+  return config_json(config_, kernel_use_.on);
+}
+
 std::vector<state::CertificateClient::Status> Control::certificate_states() const {
   if (certificates_ == nullptr) return {};
   auto states = certificates_->status();
@@ -364,7 +386,8 @@ std::string Control::answer(std::string_view verb, std::string_view argument) {
   }
   if (verb == "connections") return connections(argument);
   if (verb == "decisions") return decisions(argument);
-  if (verb == "config") return config_json(config_);
+  if (verb == "config") return config_json(config_, kernel_use_.on);
+  if (verb == "set") return set(argument);
   if (verb == "certs") return certificates_json(certificate_states());
   if (verb != "status") return error_json(fmt::format("unknown question '{}'", verb));
   ProxyStatus status;
@@ -373,6 +396,8 @@ std::string Control::answer(std::string_view verb, std::string_view argument) {
   status.workers = workers_.size();
   status.ready = destinations_written_;
   status.locked = locked_;
+  status.kernel_tls = kernel_support_;
+  status.kernel_tls_on = kernel_use_.on;
   status.controller_address = config_.controller.address;
   if (xds_ != nullptr) status.controller = xds_->status();
   return status_json(status, snapshot, gather_reports([](size_t) { return ReportWish{}; }));

@@ -20,6 +20,7 @@
 #include "proxy/reports_json.h"
 #include "proxy/worker.h"
 #include "state/clients.h"
+#include "tls/kernel_tls.h"
 
 namespace fairlead::proxy {
 
@@ -56,6 +57,8 @@ class Control final : private IoHandler {
   [[nodiscard]] std::vector<state::CertificateClient::Status> certificate_states() const;
   // `wish_of(worker)`; of a worker that does not answer in time there is no report.
   std::vector<WorkerReport> gather_reports(const std::function<ReportWish(size_t)>& wish_of);
+  void probe_kernel();
+  std::string set(std::string_view argument);
   std::string connections(std::string_view argument);
   std::string decisions(std::string_view argument);
 
@@ -70,6 +73,8 @@ class Control final : private IoHandler {
   std::unique_ptr<state::CertificateClient> certificates_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<net::QueryServer> queries_;
+  tls::KernelTlsSupport kernel_support_;  // as the self-test left it
+  KernelUse kernel_use_;
   state::SnapshotPtr snapshot_;
   bool destinations_written_ = false;
   std::map<contract::PodId, contract::PodAdded> pods_;

@@ -159,6 +159,7 @@ InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& t
       request_(std::move(request)),
       relay_(worker.reactor(), worker.counters(), *this) {
   relay_.adopt(tunnel.streams(), stream);
+  relay_.use(tunnel);
   record_.tunnel = origin.in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
   record_.tunnel_id = tunnel.id();
   record_.peer = tunnel.peer();
@@ -258,6 +259,7 @@ Result<void> InboundTunnels::adopt(std::shared_ptr<Pod> pod, UniqueFd fd, tls::E
   auto tunnel = std::make_unique<Tunnel>(worker_.reactor(), worker_.new_id(), Tunnel::Role::kServer,
                                          std::move(fd), std::move(established), *this);
   Tunnel& borrowed = *tunnel;
+  if (worker_.shared().kernel != nullptr) borrowed.use_kernel(*worker_.shared().kernel);
   entries_.emplace(&borrowed, Entry{std::move(tunnel), std::move(pod), origin, std::move(ticket)});
   worker_.tunnel_opened();
   ++worker_.counters().inbound_tunnels;
@@ -300,6 +302,12 @@ void InboundTunnels::on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcep
   ++counter_of(worker_.counters(), fault);
   log::debug("inbound", "tunnel {} of {}: fault {} of the peer", tunnel.id(), tunnel.peer()->uri(),
              static_cast<int>(fault));
+}
+
+void InboundTunnels::on_tunnel_kernel(Tunnel& tunnel, KernelEvent event) noexcept {
+  ++counter_of(worker_.counters(), event);
+  log::debug("inbound", "tunnel {} of {}: kernel TLS event {}", tunnel.id(), tunnel.peer()->uri(),
+             static_cast<int>(event));
 }
 
 void InboundTunnels::on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept {

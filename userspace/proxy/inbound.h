@@ -97,6 +97,7 @@ class InboundTunnels final : public TunnelOwner {
                                           const hbone::ConnectRequest& request) override;
   void on_tunnel_stream_closed(Tunnel&) noexcept override {}
   void on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept override;
+  void on_tunnel_kernel(Tunnel& tunnel, KernelEvent event) noexcept override;
   void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept override;
   std::vector<Tunnel*> tunnels_where(const std::function<bool(const Entry&)>& wanted) const;
 

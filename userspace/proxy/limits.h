@@ -8,8 +8,11 @@
 namespace fairlead::proxy {
 
 constexpr size_t kMaxAcceptsPerEvent = 64;
-constexpr size_t kReadChunk = 64 * 1024;  // one recv() of an application's or a tunnel's socket
-constexpr int kMaxReadsPerEvent = 8;      // then other connections have their turn
+constexpr size_t kReadChunk = 64 * 1024;    // one recv() of an application's or a tunnel's socket
+constexpr int kMaxReadsPerEvent = 8;        // then other connections have their turn
+constexpr size_t kPipeSize = 256 * 1024;    // wished for, of each pipe that bulk goes through
+constexpr size_t kSpliceWorth = 16 * 1024;  // less than this is copied
+constexpr int kCopiesBetween = 16;          // of a stream whose last splice was not worth it
 constexpr size_t kMaxTunnelsPerKey = 64;
 constexpr size_t kMaxStreamsPerTunnel = 256;       // fewer when the peer says so
 constexpr int kMaxEndpointTries = 3;               // of a Service, for one connection
@@ -52,6 +55,7 @@ constexpr std::chrono::seconds kHeardLately{1};           // a tunnel that is tr
 constexpr std::chrono::minutes kTunnelIdle{5};            // without a stream, on the side that opened it
 constexpr std::chrono::minutes kInboundTunnelIdle{15};    // on the other: that peer should have closed it
 constexpr std::chrono::seconds kLinger{2};                // a peer that was given up has read why
+constexpr std::chrono::milliseconds kFarewellLook{5};     // whether the kernel has sent the last record
 constexpr std::chrono::seconds kPeerCalm{10};             // frames and resets of a peer are counted anew
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
 

@@ -147,7 +147,8 @@ Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
     if (!stream_->refused()) break;
   }
   const int status = stream_->status();
-  if (status == 200) co_return application_ ? stream_->start(std::move(application_), std::move(said_)) : stream_->start();
+  if (status == 200)
+    co_return application_ ? stream_->start(std::move(application_), std::move(said_)) : stream_->start();
   ++(status == 401 ? worker_.counters().outbound_refused : worker_.counters().outbound_failed);
   refusal_ = refusal_of(status);
   endpoint_failed_ = status == 503 || (status == -1 && !spoke());
@@ -174,6 +175,7 @@ Task<Result<void>> OutboundConnection::ask(TunnelKey key, hbone::ConnectRequest 
   record_.peer = (*tunnel)->peer();
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
+  stream_->use(**tunnel);
   // Only between our own ends, for others may want to answer first; and not to one that may be dead: what was
   // said cannot be said to another endpoint.
   if (in_place && (*tunnel)->heard_lately())

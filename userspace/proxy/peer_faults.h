@@ -1,8 +1,9 @@
-// The counter of each fault of a peer.
+// The counter of each fault of a peer, and of each event of kernel TLS.
 #pragma once
 
 #include "hbone/fault.h"
 #include "proxy/counters.h"
+#include "proxy/kernel_use.h"
 
 namespace fairlead::proxy {
 
@@ -31,6 +32,18 @@ inline uint64_t& counter_of(Counters& counters, hbone::Fault fault) noexcept {
     case Fault::kRequest: return counters.peer_no_connect;
   }
   return counters.peer_protocol_error;
+}
+
+inline uint64_t& counter_of(Counters& counters, KernelEvent event) noexcept {
+  switch (event) {
+    case KernelEvent::kTransmits: return counters.ktls_transmit;
+    case KernelEvent::kReceives: return counters.ktls_receive;
+    case KernelEvent::kRefused: return counters.ktls_refused;
+    case KernelEvent::kBadRecord: return counters.ktls_bad_record;
+    case KernelEvent::kKeyUpdate: return counters.ktls_key_update;
+    case KernelEvent::kBroken: break;
+  }
+  return counters.ktls_error;
 }
 
 }  // namespace fairlead::proxy

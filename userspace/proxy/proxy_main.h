@@ -20,6 +20,10 @@ struct ProxyConfig {
   unsigned workers = 1;
   state::ControllerEndpoint controller;
   std::chrono::seconds certificate_ttl{24 * 3600};
+  struct {
+    bool enabled = true;           // where the kernel passes the self-test
+    uint64_t after = 1024 * 1024;  // bytes of one direction of a tunnel that carries bulk
+  } kernel_tls;
   confine::Options lock_in;
 };
 

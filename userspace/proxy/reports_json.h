@@ -11,6 +11,7 @@
 #include "proxy/worker.h"
 #include "state/clients.h"
 #include "state/snapshot.h"
+#include "tls/kernel_tls.h"
 #include "tls/key_memory.h"
 
 namespace fairlead::proxy {
@@ -29,6 +30,8 @@ struct ProxyStatus {
   std::string controller_address;
   state::XdsStatus controller;
   Confinement locked;
+  tls::KernelTlsSupport kernel_tls;
+  bool kernel_tls_on = false;
 };
 
 std::string_view to_string(confine::Mode mode) noexcept;
@@ -36,8 +39,8 @@ std::string_view to_string(confine::Mode mode) noexcept;
 std::string error_json(std::string_view text);
 std::string status_json(const ProxyStatus& status, const state::Snapshot& snapshot,
                         const std::vector<WorkerReport>& reports);
-// What the process was started with. Of secrets only the files are named.
-std::string config_json(const ProxyConfig& config);
+// What the process was started with, and what was set since. Of secrets only the files are named.
+std::string config_json(const ProxyConfig& config, bool kernel_tls_on);
 std::string workloads_json(const state::Snapshot& snapshot);
 std::string services_json(const state::Snapshot& snapshot);
 // `node`: whose pods are counted as local.

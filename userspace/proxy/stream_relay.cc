@@ -61,7 +61,7 @@ Result<void> StreamRelay::start() {
   state_ = State::kRelaying;
   if (said_again_ == said_.size()) said_.release();
   writable_ = true;  // a connected socket with nothing in it
-  if (!pending_.empty()) {
+  if (has_kept()) {
     flush_pending();
   } else if (peer_ended_) {
     finish_write_side();
@@ -86,6 +86,7 @@ void StreamRelay::release_application(bool reset) noexcept {
   if (!reset) net::set_end_on_close(application_);
   application_.reset();
   pending_.release();
+  pipe_ = net::Pipe();
 }
 
 // The stream or the application broke: what the other side has not got is lost, so it must see a reset.
@@ -113,7 +114,7 @@ void StreamRelay::on_io(uint32_t events) noexcept {
   if ((events & EPOLLERR) != 0) return fail(hbone::ErrorCode::kConnectError);
   if ((events & EPOLLOUT) != 0 && state_ == State::kRelaying) {
     writable_ = true;
-    if (!pending_.empty()) flush_pending();
+    if (has_kept()) flush_pending();
   }
   if (state_ != State::kOver && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) {
     readable_ = true;
@@ -150,6 +151,11 @@ void StreamRelay::read_application() {
   const bool early = state_ == State::kOpening;
   if (connection_ == nullptr || !say_again()) return;
   while (readable_ && !read_side_closed_) {
+    if (!early && lane_ != nullptr && copies_ == 0) {
+      if (send_bulk()) continue;
+      if (copies_ == 0) return;
+    }
+    if (copies_ > 0) --copies_;
     const size_t room = this->room();
     if (room == 0) return;  // on_writable() or start() goes on
     const auto into = connection_->prepare_data(stream_, room);
@@ -177,6 +183,26 @@ void StreamRelay::read_application() {
     // not.
     if (got->bytes < room && !fin_seen_) readable_ = false;
   }
+}
+
+// True: the loop goes on with this stream. False: copies_ says for how many reads it is to be copied, or it
+// is over for now.
+bool StreamRelay::send_bulk() {
+  using Sent = BulkLane::Sent;
+  const auto step = lane_->send_from(application_, stream_);
+  if (!step) return fail(hbone::ErrorCode::kConnectError), false;
+  switch (step->sent) {
+    case Sent::kNot: copies_ = kCopiesBetween; return false;
+    case Sent::kLater: return false;
+    case Sent::kWouldBlock: readable_ = false; return false;
+    case Sent::kEnd: end_stream(); return false;
+    case Sent::kMoved: break;
+  }
+  sent_ += step->bytes;
+  counters_.bytes_from_applications += step->bytes;
+  counters_.bytes_spliced += step->bytes;
+  if (step->bytes < kSpliceWorth) copies_ = kCopiesBetween;
+  return true;
 }
 
 void StreamRelay::end_stream() {
@@ -213,7 +239,7 @@ void StreamRelay::on_data(hbone::Pieces pieces) {
   received_ += total;
   counters_.bytes_to_applications += total;
   size_t written = 0;
-  if (state_ == State::kRelaying && writable_ && pending_.empty()) {
+  if (state_ == State::kRelaying && writable_ && !has_kept()) {
     auto sent = net::send(application_, std::span(vector).first(pieces.size()));
     if (!sent) return fail(hbone::ErrorCode::kConnectError);
     if (sent->state == net::IoState::kWouldBlock) writable_ = false;
@@ -226,7 +252,36 @@ void StreamRelay::on_data(hbone::Pieces pieces) {
   if (written > 0) flush_pending();
 }
 
+// Payload by way of a pipe, as long as the application takes it all: what waits in the pipe is before what
+// comes.
+Result<net::IoResult> StreamRelay::take_from(BorrowedFd transport, size_t maximum) {
+  constexpr net::IoResult kNo{net::IoState::kDone, 0};
+  if (state_ != State::kRelaying || !writable_ || has_kept()) return kNo;
+  if (!pipe_) {
+    auto made = net::Pipe::create(kPipeSize);
+    if (!made) return kNo;  // out of file descriptors: copying goes on
+    pipe_ = std::move(*made);
+  }
+  FL_TRY_ASSIGN(const net::IoResult taken, pipe_.fill(transport, maximum));
+  if (taken.state == net::IoState::kDone) {
+    received_ += taken.bytes;
+    counters_.bytes_to_applications += taken.bytes;
+    counters_.bytes_spliced += taken.bytes;
+    flush_pipe();
+  }
+  return taken;
+}
+
+void StreamRelay::flush_pipe() {
+  auto sent = pipe_.drain(application_);
+  if (!sent) return fail(hbone::ErrorCode::kConnectError);
+  if (!pipe_.empty()) writable_ = false;
+  if (sent->bytes > 0) connection_->consume(stream_, sent->bytes);
+}
+
 void StreamRelay::flush_pending() {
+  if (!pipe_.empty()) flush_pipe();
+  if (state_ != State::kRelaying || !pipe_.empty()) return;
   size_t written = 0;
   while (written < pending_.size()) {
     auto sent = net::send(application_, pending_.span().subspan(written));
@@ -245,7 +300,7 @@ void StreamRelay::flush_pending() {
 
 void StreamRelay::on_end() {
   peer_ended_ = true;
-  if (state_ == State::kRelaying && pending_.empty()) finish_write_side();
+  if (state_ == State::kRelaying && !has_kept()) finish_write_side();
 }
 
 void StreamRelay::finish_write_side() {

@@ -16,6 +16,8 @@
 #include "event/reactor.h"
 #include "event/wait.h"
 #include "hbone/connection.h"
+#include "net/splice.h"
+#include "proxy/bulk_lane.h"
 #include "proxy/counters.h"
 #include "proxy/relay_end.h"
 
@@ -51,6 +53,8 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   // `said`: what take_back() gave of another stream, for a client that did not speak early on this one.
   Result<void> start(UniqueFd application, Buffer said = {});
   Result<void> start();  // behind speak_early()
+  // Bulk goes by here; borrowed as long as the connection is.
+  void use(BulkLane& lane) noexcept { lane_ = &lane; }
   // Resets both sides; on_relay_end is not called.
   void abort() noexcept;
 
@@ -63,11 +67,15 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   void on_end() override;
   void on_reset(hbone::ErrorCode code) override;
   void on_writable() override;
+  Result<net::IoResult> take_from(BorrowedFd transport, size_t maximum) override;
 
  private:
   enum class State : uint8_t { kOpening, kRelaying, kOver };
   Result<void> take(UniqueFd application, Buffer said);
   void read_application();
+  bool send_bulk();
+  void flush_pipe();
+  [[nodiscard]] bool has_kept() const noexcept { return !pipe_.empty() || !pending_.empty(); }
   bool say_again();
   [[nodiscard]] bool has_to_say() const noexcept { return readable_ || said_again_ < said_.size(); }
   [[nodiscard]] size_t room() const noexcept;
@@ -85,7 +93,10 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   hbone::Connection* connection_ = nullptr;  // null once the stream is over
   hbone::StreamId stream_ = 0;
   UniqueFd application_;
-  Buffer pending_;         // came from the stream, not yet accepted by the application
+  BulkLane* lane_ = nullptr;
+  net::Pipe pipe_;         // came from the stream by splice, not yet accepted by the application
+  Buffer pending_;         // the same, behind it, in user space
+  int copies_ = 0;         // reads of the application before splice is tried again
   Buffer said_;            // early bytes, until the answer
   size_t said_again_ = 0;  // of them, sent on this stream
   Signal answer_;

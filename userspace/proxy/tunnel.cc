@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "hbone/frame.h"
 #include "net/socket.h"
 #include "proxy/limits.h"
 
@@ -63,10 +64,23 @@ void Tunnel::drain() {
 }
 
 void Tunnel::finish_if_drained() {
-  if (closed_ || lingering_ || !streams_.drained()) return;
-  if (!streams_.output().empty() || records_.waits()) return;  // on_turn_end() comes back
-  (void)records_.close_notify();  // ignoring: the tunnel ends either way and carries nothing
-  close(false);
+  if (closed_ || lingering_ || farewell_ || !streams_.drained()) return;
+  if (has_output() || records_.waits()) return;  // on_turn_end() comes back
+  (void)records_.close_notify();                 // ignoring: the tunnel ends either way and carries nothing
+  say_farewell();
+}
+
+// Closing while the kernel has records to send would drop them, and nothing tells when it has none: look
+// again.
+void Tunnel::say_farewell() {
+  const TimePoint now = reactor_.now();
+  if (!farewell_) {
+    if (records_.transmits() != RecordSocket::Place::kKernel) return close(false);
+    farewell_ = true;
+    farewell_until_ = now + kLinger;
+  }
+  if (records_.all_left() || now >= farewell_until_) return close(false);
+  reactor_.timers().arm(idle_, now + kFarewellLook);
 }
 
 // ---- receiving
@@ -76,7 +90,7 @@ void Tunnel::on_io(uint32_t events) noexcept {
   if (closed_) return;
   if ((events & EPOLLERR) != 0) return close(true);
   if (lingering_) return discard();
-  if ((events & EPOLLOUT) != 0 && records_.waits()) reactor_.at_turn_end(*this);
+  if ((events & EPOLLOUT) != 0 && (records_.waits() || has_output())) reactor_.at_turn_end(*this);
   if ((events & (EPOLLRDHUP | EPOLLHUP)) != 0) fin_seen_ = true;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) != 0) read();
 }
@@ -86,22 +100,65 @@ void Tunnel::read() {
     streams_.calm();
     calm_at_ = reactor_.now() + kPeerCalm;
   }
-  for (int reads = 0; !closed_; ++reads) {
+  for (int reads = 0; !closed_ && !lingering_; ++reads) {
     if (reads == kMaxReadsPerEvent) {
       if (!reactor_.rearm(records_.fd(), *this)) close(true);
       return;
     }
-    auto got = records_.read();
-    if (!got) return close(true);
-    // A FIN is only orderly behind close_notify and with no stream open; everything else was cut off.
-    if (got->state == net::IoState::kEnd) return close(!peer_closed_ || streams_.open_streams() != 0);
-    if (got->state == net::IoState::kWouldBlock) break;
-    heard_at_ = reactor_.now();
-    asked_ = false;
-    if (!open_records()) return;
-    if (records_.read_all() && !fin_seen_) break;
+    bool dry = false;
+    if (!take_payload(dry) && !read_records(dry)) return;
+    if (dry) break;
   }
+  if (closed_ || lingering_) return;
   records_.rest();
+  consider_kernel();
+}
+
+// Payload of a long DATA frame goes past user space. False: records are to be read.
+bool Tunnel::take_payload(bool& dry) {
+  if (records_.receives() != RecordSocket::Place::kKernel) return false;
+  const hbone::Connection::OpenData open = streams_.open_data();
+  if (open.handler == nullptr || open.left < kSpliceWorth) return false;
+  const auto taken = open.handler->take_from(records_.fd(), open.left);
+  if (!taken && taken.error().code() == EINVAL) return false;  // the next record is of another type
+  if (!taken || taken->state == net::IoState::kEnd) {
+    if (!taken) broke(taken.error());
+    close(true);
+    return true;
+  }
+  if (taken->state == net::IoState::kDone && taken->bytes == 0) return false;
+  dry = taken->state == net::IoState::kWouldBlock;
+  if (dry) return true;
+  heard(taken->bytes);
+  header_next_ = taken->bytes == open.left;
+  if (!streams_.skip_data(taken->bytes)) give_up();
+  return true;
+}
+
+// False: the tunnel is closed.
+bool Tunnel::read_records(bool& dry) {
+  auto got = records_.read(std::exchange(header_next_, false) ? hbone::kFrameHeader : kReadChunk);
+  note_moves();
+  if (!got) {
+    broke(got.error());
+    close(true);
+    return false;
+  }
+  // A FIN is only orderly behind close_notify and with no stream open; everything else was cut off.
+  if (got->state == net::IoState::kEnd) {
+    close(!peer_closed_ || streams_.open_streams() != 0);
+    return false;
+  }
+  dry = records_.read_all() && !(fin_seen_ && got->state == net::IoState::kDone);
+  if (got->state == net::IoState::kWouldBlock) return true;
+  heard(got->bytes);
+  return open_records();
+}
+
+void Tunnel::heard(size_t bytes) noexcept {
+  read_ += bytes;
+  heard_at_ = reactor_.now();
+  asked_ = false;
 }
 
 // The peer broke the rules, its streams are reset, and GOAWAY with the cause is in the output.
@@ -115,7 +172,7 @@ void Tunnel::give_up() {
 // The peer has its last words, or reads and gets them.
 void Tunnel::discard() {
   if (!send_output()) return close(true);
-  if (streams_.output().empty() && !records_.waits()) records_.end();
+  if (!has_output() && !records_.waits()) records_.end();
   std::array<uint8_t, 16 * 1024> nowhere;
   while (discarded_ < kMaxDiscarded) {
     auto got = net::receive(records_.fd(), nowhere);
@@ -140,6 +197,7 @@ bool Tunnel::open_each_record() {
   while (records_.has_received()) {
     auto opened = records_.next();
     if (!opened) {
+      broke(opened.error());
       if (records_.alert() != tls::Alert::kCloseNotify) records_.fatal(records_.alert());
       close(true);
       return false;
@@ -169,20 +227,96 @@ void Tunnel::on_output() {
   reactor_.at_turn_end(*this);
 }
 
-// False: the socket broke.
+// False: the socket broke. A DATA frame whose payload is in the pipe ends before anything else is sent.
 bool Tunnel::send_output() {
-  const auto taken = records_.write(streams_.output().span());
-  if (taken) streams_.output().consume(*taken);
-  return taken.has_value();
+  Buffer& output = streams_.output();
+  while (before_ > 0) {
+    const auto taken = records_.write(output.span().first(before_), true);
+    if (!taken) return broke(taken.error()), false;
+    if (*taken == 0) return true;
+    output.consume(*taken);
+    before_ -= *taken;
+    written_ += *taken;
+  }
+  if (!pipe_.empty()) {
+    const auto sent = records_.drain(pipe_);
+    if (!sent) return broke(sent.error()), false;
+    written_ += sent->bytes;
+    if (!pipe_.empty()) return true;
+  }
+  const auto taken = records_.write(output.span());
+  if (!taken) return broke(taken.error()), false;
+  output.consume(*taken);
+  written_ += *taken;
+  note_moves();
+  return true;
 }
 
 void Tunnel::on_turn_end() noexcept {
   if (closed_ || lingering_) return;
   if (!send_output()) return close(true);
-  if (!streams_.output().empty()) return;  // the socket is full
+  if (has_output()) return;  // the socket is full
   streams_.output().release();
+  consider_kernel();
   streams_.output_drained();
   finish_if_drained();
+}
+
+Result<BulkLane::Step> Tunnel::send_from(BorrowedFd application, hbone::StreamId stream) {
+  if (records_.transmits() != RecordSocket::Place::kKernel || !streams_.is_bulk(stream)) return Step{};
+  const size_t room = pipe_.empty() && before_ == 0 ? streams_.announceable(stream) : 0;
+  if (room == 0) {
+    streams_.hold_back(stream);
+    return Step{Sent::kLater, 0};
+  }
+  if (!pipe_) {
+    auto made = net::Pipe::create(kPipeSize);
+    if (!made) return Step{};  // out of file descriptors: copying goes on
+    pipe_ = std::move(*made);
+  }
+  FL_TRY_ASSIGN(const net::IoResult filled, pipe_.fill(application, room));
+  if (filled.state == net::IoState::kEnd) return Step{Sent::kEnd, 0};
+  if (filled.state == net::IoState::kWouldBlock) return Step{Sent::kWouldBlock, 0};
+  streams_.announce_data(stream, filled.bytes);
+  before_ = streams_.output().size();
+  return Step{Sent::kMoved, filled.bytes};
+}
+
+// ---- the kernel
+// --------------------------------------------------------------------------------------------------------
+
+void Tunnel::consider_kernel() {
+  if (kernel_ == nullptr || closed_) return;
+  if (records_.worn() && !streams_.draining()) drain();
+  if (!streams_.carries_bulk() || !kernel_->on.load(std::memory_order_relaxed)) return;
+  if (written_ > kernel_->after) records_.move_transmit(kernel_->rekeys);
+  if (read_ > kernel_->after) records_.move_receive();
+}
+
+void Tunnel::note_moves() noexcept {
+  using Place = RecordSocket::Place;
+  const auto note = [this](Place& counted, Place now, KernelEvent moved) {
+    if (counted == now) return;
+    counted = now;
+    if (now == Place::kKernel) owner_.on_tunnel_kernel(*this, moved);
+    if (now == Place::kRefused) owner_.on_tunnel_kernel(*this, KernelEvent::kRefused);
+  };
+  note(transmits_, records_.transmits(), KernelEvent::kTransmits);
+  note(receives_, records_.receives(), KernelEvent::kReceives);
+}
+
+void Tunnel::broke(const Error& error) noexcept {
+  using Place = RecordSocket::Place;
+  if (records_.receives() != Place::kKernel && records_.transmits() != Place::kKernel) return;
+  switch (error.code()) {
+    case ECONNRESET:
+    case EPIPE:
+    case ETIMEDOUT: return;  // the connection's, not the records'
+    case EBADMSG: return owner_.on_tunnel_kernel(*this, KernelEvent::kBadRecord);
+    case EBUSY:
+    case EKEYEXPIRED: return owner_.on_tunnel_kernel(*this, KernelEvent::kKeyUpdate);
+    default: return owner_.on_tunnel_kernel(*this, KernelEvent::kBroken);
+  }
 }
 
 // ---- streams
@@ -215,6 +349,7 @@ void Tunnel::arm_idle() noexcept {
 
 void Tunnel::on_idle() noexcept {
   if (lingering_) return close(true);
+  if (farewell_) return say_farewell();
   if (streams_.open_streams() == 0) drain();
 }
 

@@ -12,6 +12,9 @@
 #include "event/reactor.h"
 #include "event/timer_wheel.h"
 #include "hbone/connection.h"
+#include "net/splice.h"
+#include "proxy/bulk_lane.h"
+#include "proxy/kernel_use.h"
 #include "proxy/limits.h"
 #include "proxy/record_socket.h"
 #include "tls/handshake.h"
@@ -27,6 +30,7 @@ class TunnelOwner {
                                                   const hbone::ConnectRequest& request) = 0;
   virtual void on_tunnel_stream_closed(Tunnel& tunnel) noexcept = 0;
   virtual void on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept = 0;  // the peer's; for counting
+  virtual void on_tunnel_kernel(Tunnel& tunnel, KernelEvent event) noexcept = 0;  // for counting
   // The tunnel is dead, its streams have been reset. `failed`: not by agreement. Called once.
   virtual void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept = 0;
 
@@ -35,6 +39,7 @@ class TunnelOwner {
 };
 
 class Tunnel final : public Deferred,
+                     public BulkLane,
                      private IoHandler,
                      private TurnEndHook,
                      private hbone::ConnectionHandler {
@@ -45,6 +50,8 @@ class Tunnel final : public Deferred,
          TunnelOwner& owner);
   ~Tunnel() override;
 
+  // Before start(), where kernel TLS is to be used.
+  void use_kernel(const KernelUse& use) noexcept { kernel_ = &use; }
   // `leftover`: ciphertext that was received behind the handshake.
   Result<void> start(Buffer leftover);
   // GOAWAY: streams that are open go on, the tunnel closes after the last.
@@ -52,7 +59,10 @@ class Tunnel final : public Deferred,
   // At once: streams are reset, the socket is closed; on_tunnel_closed is called.
   void close(bool failed) noexcept;
 
+  Result<Step> send_from(BorrowedFd application, hbone::StreamId stream) override;
+
   hbone::Connection& streams() noexcept { return streams_; }
+  [[nodiscard]] const RecordSocket& records() const noexcept { return records_; }
   [[nodiscard]] const std::shared_ptr<const SpiffeId>& peer() const noexcept { return peer_; }
   [[nodiscard]] uint64_t id() const noexcept { return id_; }
   [[nodiscard]] bool heard_lately() const noexcept { return reactor_.now() < heard_at_ + kHeardLately; }
@@ -71,9 +81,17 @@ class Tunnel final : public Deferred,
   void on_quiet() noexcept;
 
   void read();
+  bool take_payload(bool& dry);
+  bool read_records(bool& dry);
+  void heard(size_t bytes) noexcept;
   bool open_records();
   bool open_each_record();
   bool send_output();
+  [[nodiscard]] bool has_output() noexcept { return !streams_.output().empty() || !pipe_.empty(); }
+  void consider_kernel();
+  void note_moves() noexcept;
+  void broke(const Error& error) noexcept;
+  void say_farewell();
   void finish_if_drained();
   void give_up();
   void discard();
@@ -89,6 +107,16 @@ class Tunnel final : public Deferred,
   TimePoint heard_at_;  // when the last bytes of the peer came
   bool asked_ = false;  // a PING is out, and nothing has come since
   TimePoint calm_at_;   // when the peer's frames are counted anew
+  const KernelUse* kernel_ = nullptr;
+  RecordSocket::Place transmits_ = RecordSocket::Place::kUser;  // as was counted
+  RecordSocket::Place receives_ = RecordSocket::Place::kUser;
+  uint64_t written_ = 0;  // bytes of frames
+  uint64_t read_ = 0;
+  net::Pipe pipe_;  // payload of the DATA frame whose header is last of the next `before_` bytes of output
+  size_t before_ = 0;
+  bool header_next_ = false;  // the last frame was spliced whole: another header, perhaps, and no more
+  TimePoint farewell_until_;
+  bool farewell_ = false;  // close_notify was sent, the kernel has not sent all
   bool client_;
   bool fin_seen_ = false;
   // GOAWAY with an error was sent. What still comes is read and dropped: closing a socket with unread bytes

@@ -109,6 +109,7 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
   }
   auto tunnel = std::make_unique<Tunnel>(reactor, worker_.new_id(), Tunnel::Role::kClient, std::move(fd),
                                          std::move(*established), *this);
+  if (worker_.shared().kernel != nullptr) tunnel->use_kernel(*worker_.shared().kernel);
   ++tunnels_;
   worker_.tunnel_opened();
   ++worker_.counters().tunnels_opened;
@@ -119,6 +120,10 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
 
 void TunnelPool::on_tunnel_fault(Tunnel&, hbone::Fault fault) noexcept {
   ++counter_of(worker_.counters(), fault);
+}
+
+void TunnelPool::on_tunnel_kernel(Tunnel&, KernelEvent event) noexcept {
+  ++counter_of(worker_.counters(), event);
 }
 
 void TunnelPool::on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept {

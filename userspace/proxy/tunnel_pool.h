@@ -58,6 +58,7 @@ class TunnelPool final : public TunnelOwner {
   }
   void on_tunnel_stream_closed(Tunnel&) noexcept override {}
   void on_tunnel_fault(Tunnel& tunnel, hbone::Fault fault) noexcept override;
+  void on_tunnel_kernel(Tunnel& tunnel, KernelEvent event) noexcept override;
   void on_tunnel_closed(Tunnel& tunnel, bool failed) noexcept override;
 
   Worker& worker_;

@@ -18,6 +18,7 @@
 #include "proxy/connection.h"
 #include "proxy/counters.h"
 #include "proxy/decisions.h"
+#include "proxy/kernel_use.h"
 #include "proxy/pod.h"
 #include "proxy/source_limits.h"
 #include "state/snapshot.h"
@@ -56,6 +57,7 @@ class Worker {
     // Asks the control thread for sockets; may be called from this worker's thread.
     std::function<void(Worker&, contract::PodId, int family)> need_sockets;
     size_t max_connections = kMaxConnections;
+    const KernelUse* kernel = nullptr;  // null: records stay in user space
   };
 
   static Result<std::unique_ptr<Worker>> create(Shared shared);

@@ -83,6 +83,18 @@ KernelCalls& KernelCalls::real() noexcept {
   return calls;
 }
 
+std::string_view to_string(KernelTlsSupport::Why why) noexcept {
+  using Why = KernelTlsSupport::Why;
+  switch (why) {
+    case Why::kUsable: return "usable";
+    case Why::kOff: return "off";
+    case Why::kNoModule: return "no-module";
+    case Why::kOldKernel: return "old-kernel";
+    case Why::kSelfTest: return "self-test-failed";
+  }
+  return "unknown";
+}
+
 bool above_kernel_tls_floor(std::string_view release) noexcept {
   std::array<unsigned, 3> version{};
   for (size_t i = 0; i < version.size(); ++i) {

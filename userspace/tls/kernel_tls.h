@@ -40,6 +40,8 @@ struct KernelTlsSupport {
   [[nodiscard]] bool usable() const noexcept { return why == Why::kUsable; }
 };
 
+std::string_view to_string(KernelTlsSupport::Why why) noexcept;
+
 // `release`: of uname(2). Kernels with the fixes that transparent use depends on; series without them, and
 // what is not a version, are below the floor.
 [[nodiscard]] bool above_kernel_tls_floor(std::string_view release) noexcept;

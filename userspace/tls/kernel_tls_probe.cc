@@ -55,6 +55,8 @@ Result<Ends> connected() {
   Ends ends;
   FL_TRY_ASSIGN(ends.kernel, net::tcp_socket(AF_INET));
   FL_TRY(net::connect(ends.kernel, at, AF_INET));
+  pollfd waiting{listener.get(), POLLIN, 0};
+  (void)::poll(&waiting, 1, 2000);  // ignoring: accept() tells
   FL_TRY_ASSIGN(auto accepted, net::accept(listener));
   if (!accepted) return wrong("nothing to accept");
   ends.user = std::move(accepted->fd);

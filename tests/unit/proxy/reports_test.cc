@@ -165,7 +165,7 @@ TEST(Reports, ConfigurationIsStable) {
   config.controller.roots_file = "/etc/fairlead/root-cert.pem";
   config.controller.token_file = "/var/run/secrets/fairlead/token";
   config.controller.network = "n1";
-  expect_document("proxy-config", json::parse(config_json(config)));
+  expect_document("proxy-config", json::parse(config_json(config, true)));
 }
 
 TEST(Reports, ListsAreStable) {
