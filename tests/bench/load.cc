@@ -1,6 +1,7 @@
 // fairlead-load: what public load generators lack for scripts/bench. One thread, poll-free where it matters.
 //   fairlead-load echo PORT                          answers every byte (the peer of pingpong and idle)
 //   fairlead-load pingpong IP:PORT SECONDS           one byte to and fro; round trips in µs
+//   fairlead-load rounds IP:PORT COUNT BYTES         so many messages to and fro, whole and right; no clock
 //   fairlead-load open IP:PORT RATE CONNS SECONDS    HTTP GETs at a fixed rate, latency from the moment a
 //   request was due fairlead-load idle IP:PORT COUNT                 opens COUNT connections, proves each
 //   with a byte, prints "ready", holds them
@@ -108,6 +109,26 @@ Result<void> pingpong(const SocketAddress& to, int seconds) {
   }
   us.erase(us.begin(), us.begin() + static_cast<ptrdiff_t>(us.size() / 20));  // warm-up
   print_latencies(us, "requests_per_s", static_cast<double>(us.size()) / seconds);
+  return {};
+}
+
+// For counting instructions: as much work each time.
+Result<void> rounds(const SocketAddress& to, int count, size_t bytes) {
+  FL_TRY_ASSIGN(const UniqueFd fd, dial(to));
+  std::string said(bytes, 'x');
+  std::string heard(bytes, 0);
+  for (int round = 0; round < count; ++round) {
+    said[0] = static_cast<char>(round);
+    if (::write(fd.get(), said.data(), bytes) != static_cast<ssize_t>(bytes))
+      return Error::from_errno("write");
+    for (size_t at = 0; at < bytes;) {
+      const ssize_t part = ::read(fd.get(), heard.data() + at, bytes - at);
+      if (part <= 0) return Error(ErrorKind::kClosed, "rounds: the peer closed");
+      at += static_cast<size_t>(part);
+    }
+    if (said != heard) return Error(ErrorKind::kProtocol, "rounds: another echo");
+  }
+  std::printf("{\"rounds\": %d}\n", count);
   return {};
 }
 
@@ -267,6 +288,7 @@ Result<void> act(const std::vector<std::string>& words) {
   }
   FL_TRY_ASSIGN(const SocketAddress to, SocketAddress::parse(words[1]));
   if (words[0] == "pingpong") return pingpong(to, number(2));
+  if (words[0] == "rounds" && words.size() == 4) return rounds(to, number(2), static_cast<size_t>(number(3)));
   if (words[0] == "idle") return idle(to, number(2));
   if (words[0] == "open" && words.size() == 5) return open_loop(to, number(2), number(3), number(4));
   return Error(ErrorKind::kInvalidArgument, "usage: fairlead-load echo|pingpong|open|idle|churn …");

@@ -156,7 +156,7 @@ bool Tunnel::read_records(bool& dry) {
 }
 
 void Tunnel::heard(size_t bytes) noexcept {
-  read_ += bytes;
+  if (bytes >= kSpliceWorth) bulk_read_ += bytes;
   heard_at_ = reactor_.now();
   asked_ = false;
 }
@@ -236,18 +236,16 @@ bool Tunnel::send_output() {
     if (*taken == 0) return true;
     output.consume(*taken);
     before_ -= *taken;
-    written_ += *taken;
   }
   if (!pipe_.empty()) {
     const auto sent = records_.drain(pipe_);
     if (!sent) return broke(sent.error()), false;
-    written_ += sent->bytes;
     if (!pipe_.empty()) return true;
   }
   const auto taken = records_.write(output.span());
   if (!taken) return broke(taken.error()), false;
   output.consume(*taken);
-  written_ += *taken;
+  if (*taken >= kSpliceWorth) bulk_written_ += *taken;
   note_moves();
   return true;
 }
@@ -289,8 +287,8 @@ void Tunnel::consider_kernel() {
   if (kernel_ == nullptr || closed_) return;
   if (records_.worn() && !streams_.draining()) drain();
   if (!streams_.carries_bulk() || !kernel_->on.load(std::memory_order_relaxed)) return;
-  if (written_ > kernel_->after) records_.move_transmit(kernel_->rekeys);
-  if (read_ > kernel_->after) records_.move_receive();
+  if (bulk_written_ > kernel_->after) records_.move_transmit(kernel_->rekeys);
+  if (bulk_read_ > kernel_->after) records_.move_receive();
 }
 
 void Tunnel::note_moves() noexcept {

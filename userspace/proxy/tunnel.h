@@ -110,8 +110,8 @@ class Tunnel final : public Deferred,
   const KernelUse* kernel_ = nullptr;
   RecordSocket::Place transmits_ = RecordSocket::Place::kUser;  // as was counted
   RecordSocket::Place receives_ = RecordSocket::Place::kUser;
-  uint64_t written_ = 0;  // bytes of frames
-  uint64_t read_ = 0;
+  uint64_t bulk_written_ = 0;  // bytes of frames, of those turns and reads that had many at once
+  uint64_t bulk_read_ = 0;
   net::Pipe pipe_;  // payload of the DATA frame whose header is last of the next `before_` bytes of output
   size_t before_ = 0;
   bool header_next_ = false;  // the last frame was spliced whole: another header, perhaps, and no more
