@@ -130,6 +130,21 @@ void check_confinement(const Options& options, const json& keeper, Findings& fin
                keys ? "" : "give fairlead-agent a higher RLIMIT_MEMLOCK, or CAP_SYS_RESOURCE");
 }
 
+void check_kernel_tls(const Options& options, Findings& findings) {
+  const json proxy = quiet(options, "status", "/proxy.sock");
+  const json kernel = proxy.is_object() ? proxy.value("kernelTls", json::object()) : json::object();
+  if (kernel.empty()) return;
+  const bool on = kernel.value("on", false);
+  const bool usable = kernel.value("support", "") == "usable";
+  findings.add("kernel-tls", on ? "ok" : "warn",
+               on       ? "the kernel passed the self-test: bulk goes by it"
+               : usable ? "turned off: bulk costs more CPU"
+                        : kernel.value("detail", "") + ": bulk costs more CPU",
+               on       ? ""
+               : usable ? "fairlead config set ktls on, or kernelTls.enabled in the configuration"
+                        : kernel.value("remedy", ""));
+}
+
 }  // namespace
 
 json net_pods(const Options& options) {
@@ -163,6 +178,7 @@ json check_rows(const Options& options) {
                runs ? fmt::format("runs on node {}", cell(status["node"])) : "does not answer",
                runs ? "" : "start fairlead-agent, or name its directory with --run-dir");
   if (runs) check_confinement(options, status, findings);
+  if (runs) check_kernel_tls(options, findings);
   return findings.rows();
 }
 

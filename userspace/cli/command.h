@@ -66,6 +66,8 @@ int run_bpf_progs(const Options& options);
 int run_bpf_maps(const Options& options);
 int run_bpf_links(const Options& options);
 int run_bpf_trace(const Options& options);
+int run_config_show(const Options& options);
+int run_config_set(const Options& options);
 int run_check(const Options& options);
 int run_dump(const Options& options);
 int run_completion(const Options& options);

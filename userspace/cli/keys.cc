@@ -57,6 +57,7 @@ constexpr Key kConnection[] = {{"namespace"},
                                {"bytes", Kind::kBytes},
                                {"bytesSent", Kind::kBytes},
                                {"bytesReceived", Kind::kBytes},
+                               {"bytesSpliced", Kind::kBytes},
                                {"ageMs", Kind::kMilliseconds},
                                {"id"}};
 constexpr Key kCert[] = {{"identity"},

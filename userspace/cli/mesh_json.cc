@@ -105,6 +105,12 @@ std::optional<json> ask_connections(const Options& options, int& status) {
   return rows;
 }
 
+// Who makes the records that are sent, and who opens those that come.
+std::string records_of(const json& row) {
+  const json tls = row.value("tls", json());
+  return tls.is_object() ? tls.value("sends", "") + "/" + tls.value("receives", "") : "";
+}
+
 int run_connection_list(const Options& options) {
   int status = kOk;
   const auto rows = ask_connections(options, status);
@@ -118,6 +124,7 @@ int run_connection_list(const Options& options) {
               column("ENDPOINT", "endpoint"),
               column("PEER", "peer"),
               column("TUNNEL", "tunnel"),
+              {"TLS", [](const json& row) { return records_of(row); }},
               column("STATE", "state"),
               {"SENT", [](const json& row) { return bytes(row.value("bytesSent", uint64_t{0})); }},
               {"RECEIVED", [](const json& row) { return bytes(row.value("bytesReceived", uint64_t{0})); }},

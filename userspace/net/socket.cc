@@ -4,6 +4,8 @@
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
@@ -178,6 +180,13 @@ void set_end_on_close(BorrowedFd fd) noexcept {
 
 void shutdown_write(BorrowedFd fd) noexcept {
   (void)::shutdown(fd.get(), SHUT_WR);  // ignoring: a dead socket reports itself on the next read
+}
+
+bool has_tls_ulp(BorrowedFd fd) noexcept {
+  std::array<char, 16> name{};
+  socklen_t length = name.size() - 1;
+  return ::getsockopt(fd.get(), IPPROTO_TCP, TCP_ULP, name.data(), &length) == 0 &&
+         std::string_view(name.data()) == "tls";
 }
 
 void load_kernel_tls() noexcept {

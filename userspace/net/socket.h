@@ -67,6 +67,8 @@ void set_reset_on_close(BorrowedFd fd) noexcept;
 // Takes set_reset_on_close() back: close() sends what is left and a FIN.
 void set_end_on_close(BorrowedFd fd) noexcept;
 void shutdown_write(BorrowedFd fd) noexcept;
+// Whether the kernel has put its TLS on the socket: a direction of it, or both, may be the kernel's.
+[[nodiscard]] bool has_tls_ulp(BorrowedFd fd) noexcept;
 // Has the kernel load its TLS module, where it may; needs CAP_NET_ADMIN. No error: whether it is there is
 // seen by those who use it.
 void load_kernel_tls() noexcept;

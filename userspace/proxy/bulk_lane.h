@@ -4,6 +4,7 @@
 
 #include "base/unique_fd.h"
 #include "hbone/connection.h"
+#include "proxy/connection.h"
 
 namespace fairlead::proxy {
 
@@ -22,6 +23,7 @@ class BulkLane {
   };
   // Moves what the application's socket holds into a DATA frame of the stream. Errors: the application's.
   virtual Result<Step> send_from(BorrowedFd application, hbone::StreamId stream) = 0;
+  [[nodiscard]] virtual TunnelRecords tunnel_records() const = 0;
 
  protected:
   ~BulkLane() = default;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "base/net_types.h"
@@ -12,6 +13,7 @@
 #include "event/reactor.h"
 #include "event/task.h"
 #include "state/snapshot.h"
+#include "tls/record.h"
 
 namespace fairlead::proxy {
 
@@ -20,6 +22,16 @@ class Worker;
 
 enum class TunnelKind : uint8_t { kNone, kInPlace, kHbone };
 std::string_view to_string(TunnelKind kind) noexcept;
+
+// How the records of a connection's tunnel are made; both directions, the tunnel's whole life.
+struct TunnelRecords {
+  tls::CipherSuite cipher{};
+  bool kernel_sends = false;
+  bool kernel_receives = false;
+  bool ulp = false;  // what the kernel says of the socket
+  uint64_t sent = 0;
+  uint64_t received = 0;
+};
 
 struct ConnectionRecord {
   uint64_t id = 0;
@@ -33,6 +45,8 @@ struct ConnectionRecord {
   std::shared_ptr<const SpiffeId> peer;  // null: plaintext
   uint64_t sent = 0;                     // to the application's peer
   uint64_t received = 0;
+  uint64_t spliced = 0;  // of both, what did not pass user space
+  std::optional<TunnelRecords> records;
   TimePoint since{};
   std::string_view state = "connecting";  // a literal
   bool judged = false;                    // policy let `peer` from `source` in to `endpoint`

@@ -170,6 +170,8 @@ ConnectionRecord InboundStream::record() const {
   ConnectionRecord record = record_;
   record.sent = relay_.sent();
   record.received = relay_.received();
+  record.spliced = relay_.spliced();
+  record.records = relay_.tunnel_records();
   return record;
 }
 

@@ -9,10 +9,10 @@ namespace fairlead::proxy {
 // Outlives the workers. `on` may change at any time, from any thread: what has moved stays moved.
 struct KernelUse {
   std::atomic<bool> on{false};
-  // Bytes of one direction of a tunnel that carries bulk, of those that came many at once: a long conversation
-  // in small messages costs less in user space.
+  // Bytes of one direction of a tunnel that carries bulk, of those that came many at once: a long
+  // conversation in small messages costs less in user space.
   uint64_t after = 1024 * 1024;
-  bool rekeys = false;           // the kernel takes new keys
+  bool rekeys = false;  // the kernel takes new keys
 };
 
 // What came of it; for counting.

@@ -33,6 +33,8 @@ ConnectionRecord OutboundConnection::record() const {
   if (stream_) {
     record.sent = stream_->sent();
     record.received = stream_->received();
+    record.spliced = stream_->spliced();
+    record.records = stream_->tunnel_records();
   } else if (sockets_ != nullptr) {
     record.sent = sockets_->moved(0);
     record.received = sockets_->moved(1);

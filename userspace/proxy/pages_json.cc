@@ -14,6 +14,21 @@ std::string namespace_of(const std::string& pod) {
   return pod.substr(0, pod.find('/'));
 }
 
+std::string_view name_of(tls::CipherSuite suite) {
+  return suite == tls::CipherSuite::kAes128GcmSha256 ? "TLS_AES_128_GCM_SHA256" : "TLS_AES_256_GCM_SHA384";
+}
+
+json tls_of(const std::optional<TunnelRecords>& records) {
+  if (!records) return nullptr;
+  const auto place = [](bool kernel) { return kernel ? "kernel" : "user"; };
+  return {{"cipher", name_of(records->cipher)},
+          {"sends", place(records->kernel_sends)},
+          {"receives", place(records->kernel_receives)},
+          {"ulp", records->ulp ? "tls" : ""},
+          {"recordsSent", records->sent},
+          {"recordsReceived", records->received}};
+}
+
 json connection_row(size_t worker, const std::string& pod, const ConnectionRecord& record, TimePoint now) {
   const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - record.since).count();
   const SocketAddress& reached = record.endpoint.port != 0 ? record.endpoint : record.destination;
@@ -36,6 +51,8 @@ json connection_row(size_t worker, const std::string& pod, const ConnectionRecor
           {"bytes", record.sent + record.received},
           {"bytesSent", record.sent},
           {"bytesReceived", record.received},
+          {"bytesSpliced", record.spliced},
+          {"tls", tls_of(record.records)},
           {"ageMs", age}};
 }
 

@@ -104,6 +104,7 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
   const json kernel_tls{{"on", status.kernel_tls_on},
                         {"support", to_string(status.kernel_tls.why)},
                         {"detail", status.kernel_tls.detail},
+                        {"remedy", status.kernel_tls.remedy},
                         {"rekeys", status.kernel_tls.rekey}};
   const json locked{{"seccomp", to_string(status.locked.confined.seccomp)},
                     {"landlock", status.locked.confined.landlock},

@@ -59,6 +59,10 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   void abort() noexcept;
 
   [[nodiscard]] uint64_t sent() const noexcept { return sent_; }
+  [[nodiscard]] uint64_t spliced() const noexcept { return spliced_; }
+  [[nodiscard]] std::optional<TunnelRecords> tunnel_records() const {
+    return connection_ == nullptr || lane_ == nullptr ? std::nullopt : std::optional(lane_->tunnel_records());
+  }
   [[nodiscard]] uint64_t received() const noexcept { return received_; }
 
   void on_io(uint32_t events) noexcept override;
@@ -102,6 +106,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   Signal answer_;
   uint64_t sent_ = 0;
   uint64_t received_ = 0;
+  uint64_t spliced_ = 0;
   int status_ = 0;
   State state_ = State::kOpening;
   bool refused_ = false;

@@ -280,6 +280,16 @@ Result<BulkLane::Step> Tunnel::send_from(BorrowedFd application, hbone::StreamId
   return Step{Sent::kMoved, filled.bytes};
 }
 
+TunnelRecords Tunnel::tunnel_records() const {
+  using Place = RecordSocket::Place;
+  return {.cipher = records_.suite(),
+          .kernel_sends = records_.transmits() == Place::kKernel,
+          .kernel_receives = records_.receives() == Place::kKernel,
+          .ulp = net::has_tls_ulp(records_.fd()),
+          .sent = records_.records(tls::Direction::kTransmit),
+          .received = records_.records(tls::Direction::kReceive)};
+}
+
 // ---- the kernel
 // --------------------------------------------------------------------------------------------------------
 

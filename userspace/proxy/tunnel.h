@@ -60,6 +60,7 @@ class Tunnel final : public Deferred,
   void close(bool failed) noexcept;
 
   Result<Step> send_from(BorrowedFd application, hbone::StreamId stream) override;
+  [[nodiscard]] TunnelRecords tunnel_records() const override;
 
   hbone::Connection& streams() noexcept { return streams_; }
   [[nodiscard]] const RecordSocket& records() const noexcept { return records_; }

@@ -35,7 +35,8 @@ enum class Direction : uint8_t { kTransmit, kReceive };
 struct KernelTlsSupport {
   enum class Why : uint8_t { kUsable, kOff, kNoModule, kOldKernel, kSelfTest };
   Why why = Why::kOff;
-  std::string detail;  // for people: what to do, or the step of the self-test that failed
+  std::string detail;  // for people: what is missing, or the step of the self-test that failed
+  std::string remedy;
   bool rekey = false;  // a direction takes another key (Linux 6.14)
   [[nodiscard]] bool usable() const noexcept { return why == Why::kUsable; }
 };

@@ -263,27 +263,26 @@ KernelTlsSupport probe_kernel_tls() {
   utsname name{};
   (void)::uname(&name);  // ignoring: an empty release is below the floor
   auto ends = connected();
-  if (!ends) return {Why::kSelfTest, "no connection over loopback: " + ends.error().text(), false};
+  if (!ends)
+    return {Why::kSelfTest, "no connection over loopback: " + ends.error().text(), "bring lo up", false};
   if (const Result<void> there = KernelTls().prepare(ends->kernel); !there) {
-    if (there.error().code() != ENOENT) return {Why::kSelfTest, there.error().text(), false};
-    return {Why::kNoModule,
-            "the kernel module 'tls' is not loaded: `modprobe tls`; on Talos, name it in the machine "
-            "configuration: machine.kernel.modules: [{name: tls}]",
+    if (there.error().code() != ENOENT) return {Why::kSelfTest, there.error().text(), {}, false};
+    return {Why::kNoModule, "the kernel module 'tls' is not loaded",
+            "modprobe tls; on Talos, name it in the machine configuration: "
+            "machine: {kernel: {modules: [{name: tls}]}}",
             false};
   }
   if (!above_kernel_tls_floor(name.release))
-    return {Why::kOldKernel,
-            fmt::format("kernel {} lacks fixes of kernel TLS: 6.12.92, 6.18.45, 7.1.9 or later have them",
-                        name.release),
-            false};
-  KernelTlsSupport support{Why::kUsable, {}, true};
+    return {Why::kOldKernel, fmt::format("kernel {} lacks fixes of kernel TLS", name.release),
+            "boot 6.12.92, 6.18.45, 7.1.9 or a later one of these series", false};
+  KernelTlsSupport support{Why::kUsable, {}, {}, true};
   for (const CipherSuite suite : {CipherSuite::kAes128GcmSha256, CipherSuite::kAes256GcmSha384}) {
     SelfTest test(suite);
     if (const auto failure = test.run())
       return {Why::kSelfTest,
               fmt::format("the self-test failed at '{}' (AES-{}): {}", failure->step,
                           suite == CipherSuite::kAes128GcmSha256 ? 128 : 256, failure->error.text()),
-              false};
+              "report it, with the version of the kernel", false};
     support.rekey = support.rekey && test.rekeys();
   }
   return support;
