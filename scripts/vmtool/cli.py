@@ -10,9 +10,9 @@ from . import machine
 def _parser(usage):
     parser = argparse.ArgumentParser(prog="scripts/vm", description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", default="6.12", help="a series that scripts/setup fetched: 6.12 (default) or 6.1")
-    parser.add_argument("--icount", action="store_true", help="one nanosecond of the guest's time per instruction; one CPU")
+    parser.add_argument("--icount", action="store_true", help="one nanosecond of the guest's time per instruction; no KVM")
     parser.add_argument("--times", action="store_true", help="tell at the end what CPU time the command took (--icount does)")
-    parser.add_argument("--cpus", type=int, default=None, help="2; 1 with --icount")
+    parser.add_argument("--cpus", type=int, default=1, help="1: of two emulated CPUs each waits for the other")
     parser.add_argument("--memory", type=int, default=3072, help="MiB (3072)")
     parser.add_argument("--limit", type=int, default=1800, help="seconds until the guest is ended (1800)")
     parser.add_argument("--writable", action="append", default=[], metavar="DIRECTORY",
@@ -33,10 +33,9 @@ def _accelerator(options, kernel):
 
 def _run(options):
     kernel = machine.Kernel(options.kernel)
-    cpus = options.cpus or (1 if options.icount else 2)
     with tempfile.NamedTemporaryFile(prefix="fairlead-vm-", suffix=".console") as own:
         console = os.path.realpath(options.console) if options.console else own.name
-        guest = machine.Guest(kernel, accelerator=_accelerator(options, kernel), cpus=cpus, memory=options.memory,
+        guest = machine.Guest(kernel, accelerator=_accelerator(options, kernel), cpus=options.cpus, memory=options.memory,
                               icount=options.icount, console=console, writable=[os.path.realpath(path) for path in options.writable])
         outcome = guest.run(options.command, dict(os.environ, FAIRLEAD_VM=kernel.version), os.getcwd(), options.limit,
                             {"out": machine.to(sys.stdout), "err": machine.to(sys.stderr)})
