@@ -3,8 +3,10 @@
 
   tests/vm/tier.py [--all] [KERNEL…]    --all: the whole BPF and netns tiers, not the list `quick`
 """
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ KERNELS = ("6.12", "6.1")
 SLOWER = "6"  # what an emulated CPU does in a second, one of this machine does in a twentieth; most of a deadline is slack
 DEBIANS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # another Python in front of it may do much at its every start
 LIMITS = {"quick": 900, "all": 10800}  # seconds until a guest that hangs is ended
+PR_SET_PDEATHSIG = 1
 COUNTS = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped$")
 
 
@@ -26,7 +29,8 @@ class Guest(threading.Thread):
         self._process = subprocess.Popen(
             [os.path.join(ROOT, "scripts/vm"), "--kernel", kernel, "--times", "--limit", str(LIMITS[how]), "--",
              "/usr/bin/python3", "tests/vm/inside.py", kernel, how],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
 
     def run(self):
         began, found = time.monotonic(), None
