@@ -110,7 +110,7 @@ void Connection::Impl::remember(StreamId id, End end) noexcept {
   ended_next = (ended_next + 1) % ended.size();
 }
 
-Connection::Impl::End Connection::Impl::end_of(StreamId id) const noexcept {
+End Connection::Impl::end_of(StreamId id) const noexcept {
   const auto found = std::find_if(ended.begin(), ended.end(), [id](const Ended& e) { return e.id == id; });
   return found == ended.end() ? End::kNotKnown : found->end;
 }
@@ -397,24 +397,24 @@ uint64_t Connection::pongs() const noexcept {
 }
 
 void Connection::goaway(ErrorCode code) {
-  if (impl_->leaving != Impl::Leaving::kNo || impl_->dead) return;
+  if (impl_->leaving != Leaving::kNo || impl_->dead) return;
   if (impl_->role == Role::kServer && code == ErrorCode::kNoError) {
     // The answer to the PING is behind everything that the peer sent before it saw this.
-    impl_->leaving = Impl::Leaving::kAnnounced;
+    impl_->leaving = Leaving::kAnnounced;
     impl_->send_goaway(kMaxWindow, code, {});
     return ping(kLeavingPing);
   }
-  impl_->leaving = Impl::Leaving::kSaid;
+  impl_->leaving = Leaving::kSaid;
   impl_->send_goaway(impl_->highest_remote, code, {});
 }
 
 bool Connection::draining() const noexcept {
-  return impl_->leaving != Impl::Leaving::kNo || impl_->goaway_received || impl_->dead ||
+  return impl_->leaving != Leaving::kNo || impl_->goaway_received || impl_->dead ||
          impl_->next_local > kMaxWindow;
 }
 bool Connection::drained() const noexcept {
   return draining() && impl_->streams.empty() &&
-         (impl_->leaving != Impl::Leaving::kAnnounced || impl_->goaway_received);
+         (impl_->leaving != Leaving::kAnnounced || impl_->goaway_received);
 }
 void Connection::calm() noexcept {
   impl_->idle_frames = 0;

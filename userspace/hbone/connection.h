@@ -94,6 +94,8 @@ class ConnectionHandler {
   ~ConnectionHandler() = default;
 };
 
+struct ConnectionState;  // hbone/state.h
+
 struct Settings {
   uint32_t initial_window = 256 * 1024;
   uint32_t max_window = 4 * 1024 * 1024;  // a stream whose reader keeps up grows to this
@@ -174,6 +176,15 @@ class Connection {
   [[nodiscard]] bool is_bulk(StreamId stream) const noexcept;
   [[nodiscard]] size_t stream_limit() const noexcept;  // what the peer allows (100 until its SETTINGS came)
   [[nodiscard]] bool settings_known() const noexcept;  // the peer's SETTINGS have come
+
+  // --- moving to another process
+  // ----------------------------------------------------------------------------------------------
+  // Everything, of a connection that is not over and was settled.
+  [[nodiscard]] ConnectionState state() const;
+  // Of a connection that was made and not used yet, in the same role: it is now in `state`. No handler is
+  // called; every stream is to be given its own by attach(). After an error it is good for nothing.
+  Result<void> resume(ConnectionState state);
+  void attach(StreamId stream, StreamHandler& handler) noexcept;
 
  private:
   struct Impl;

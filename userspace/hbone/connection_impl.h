@@ -7,6 +7,7 @@
 #include "hbone/frame.h"
 #include "hbone/hpack.h"
 #include "hbone/limits.h"
+#include "hbone/state.h"
 
 namespace fairlead::hbone {
 
@@ -95,7 +96,6 @@ struct Connection::Impl {
   Result<void> send_headers(StreamId id, bool end_stream, Buffer& block);
   void reset_by_us(StreamId id, ErrorCode code);
   void close_if_done(StreamId id);
-  enum class End : uint8_t { kNotKnown, kInOrder, kByUs, kByPeer };
   void forget(StreamId id, End end);
   void remember(StreamId id, End end) noexcept;
   [[nodiscard]] End end_of(StreamId id) const noexcept;
@@ -109,6 +109,10 @@ struct Connection::Impl {
   void wake_blocked();
   [[nodiscard]] size_t writable(const Stream& stream) const noexcept;
 
+  // --- moving to another process (state.cc) ---
+  [[nodiscard]] ConnectionState state() const;
+  Result<void> resume(ConnectionState state);
+
   Role role;
   Settings settings;
   ConnectionHandler& handler;
@@ -116,7 +120,6 @@ struct Connection::Impl {
   HeaderEncoder encoder;
   HeaderDecoder decoder;
 
-  enum class Reading { kPreface, kHeader, kData, kPayload, kSkipped };
   Reading reading;
   std::array<uint8_t, kFrameHeader> header_bytes{};
   size_t header_fill = 0;
@@ -151,14 +154,9 @@ struct Connection::Impl {
   uint64_t pongs = 0;
   int idle_frames = 0;
   int reset_debt = 0;
-  struct Ended {
-    StreamId id = 0;
-    End end = End::kNotKnown;
-  };
   std::array<Ended, kClosedRemembered> ended{};  // a ring
   size_t ended_next = 0;
-  enum class Leaving : uint8_t { kNo, kAnnounced, kSaid };
-  Leaving leaving = Leaving::kNo;  // GOAWAY: the first step, the last
+  Leaving leaving = Leaving::kNo;
   bool settings_seen = false;
   bool goaway_received = false;
   bool dead = false;

@@ -6,13 +6,17 @@
 #include <array>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/net_types.h"
 #include "hbone/limits.h"
 
 namespace fairlead::hbone {
 namespace {
 
-constexpr size_t kTableSize = 4096;  // RFC 9113 §6.5.2, the default both sides keep
+constexpr uint32_t kTableSize = 4096;  // RFC 9113 §6.5.2, the default both sides keep
+constexpr size_t kStaticEntries = 61;  // RFC 7541, appendix A
+constexpr uint8_t kSizeUpdate = 0x20;  // §6.3
+constexpr uint8_t kIndexed = 0x40;     // §6.2.1
 
 nghttp2_nv field(std::string_view name, std::string_view value) {
   return {reinterpret_cast<uint8_t*>(const_cast<char*>(name.data())),
@@ -99,6 +103,16 @@ std::string_view view(const uint8_t* bytes, size_t length) {
   return {reinterpret_cast<const char*>(bytes), length};
 }
 
+// RFC 7541 §5.1: `bits` of the first byte are the integer's, `pattern` has the others.
+void append_integer(Buffer& out, uint8_t pattern, int bits, size_t value) {
+  ByteWriter writer(out);
+  const size_t most = (size_t{1} << bits) - 1;
+  if (value < most) return writer.u8(static_cast<uint8_t>(pattern | value));
+  writer.u8(static_cast<uint8_t>(pattern | most));
+  for (value -= most; value >= 128; value >>= 7) writer.u8(static_cast<uint8_t>(128 | (value & 127)));
+  writer.u8(static_cast<uint8_t>(value));
+}
+
 }  // namespace
 
 std::string_view HeaderList::broken_request() const noexcept {
@@ -116,7 +130,7 @@ bool HeaderList::broken_response(bool ends_stream) const noexcept {
   return !malformed.empty() || pseudo != kStatus || status == 101 || (status < 200 && ends_stream);
 }
 
-HeaderEncoder::HeaderEncoder() {
+HeaderEncoder::HeaderEncoder() : limit_(kTableSize) {
   (void)nghttp2_hd_deflate_new(&deflater_, kTableSize);
 }  // ignoring: fails only without memory
 HeaderEncoder::~HeaderEncoder() {
@@ -139,7 +153,13 @@ Result<void> HeaderEncoder::response(int status, Buffer& out) {
 
 void HeaderEncoder::limit_table(uint32_t size) noexcept {
   // ignoring: fails only without memory, when a table grows; ours never passes what it was made with
-  (void)nghttp2_hd_deflate_change_table_size(deflater_, std::min<size_t>(size, kTableSize));
+  limit_ = std::min<uint32_t>(size, kTableSize);
+  (void)nghttp2_hd_deflate_change_table_size(deflater_, limit_);
+}
+
+void HeaderEncoder::begin_anew(uint32_t limit) noexcept {
+  limit_table(0);
+  limit_table(limit);
 }
 
 HeaderDecoder::HeaderDecoder() {
@@ -169,6 +189,43 @@ Result<HeaderList> HeaderDecoder::decode(std::span<const uint8_t> block) {
   nghttp2_hd_inflate_end_headers(inflater_);
   list.request.authority = list.authority;
   return list;
+}
+
+TableState HeaderDecoder::table() const {
+  TableState table;
+  table.limit = static_cast<uint32_t>(nghttp2_hd_inflate_get_max_dynamic_table_size(inflater_));
+  // Entries are numbered from 1: those of the static table, then the dynamic ones, the youngest first.
+  for (size_t i = nghttp2_hd_inflate_get_num_table_entries(inflater_); i > kStaticEntries; --i) {
+    const nghttp2_nv* entry = nghttp2_hd_inflate_get_table_entry(inflater_, i);
+    table.fields.push_back(
+        {std::string(view(entry->name, entry->namelen)), std::string(view(entry->value, entry->valuelen))});
+  }
+  return table;
+}
+
+// A block that only fills the table: a size update, then literals with incremental indexing (RFC 7541
+// §6.2.1).
+Result<void> HeaderDecoder::resume(const TableState& table) {
+  Buffer block;
+  append_integer(block, kSizeUpdate, 5, table.limit);
+  for (const auto& [name, value] : table.fields) {
+    append_integer(block, kIndexed, 6, 0);
+    for (const std::string* text : {&name, &value}) {
+      append_integer(block, 0, 7, text->size());
+      block.append(*text);
+    }
+  }
+  while (!block.empty()) {
+    nghttp2_nv header{};
+    int flags = 0;
+    const ssize_t used = nghttp2_hd_inflate_hd2(inflater_, &header, &flags, block.data(), block.size(), 1);
+    if (used <= 0) return Error(ErrorKind::kProtocol, "HPACK table", static_cast<int>(used));
+    block.consume(static_cast<size_t>(used));
+  }
+  nghttp2_hd_inflate_end_headers(inflater_);
+  if (nghttp2_hd_inflate_get_num_table_entries(inflater_) != kStaticEntries + table.fields.size())
+    return Error(ErrorKind::kProtocol, "HPACK table: more than fits");
+  return {};
 }
 
 }  // namespace fairlead::hbone

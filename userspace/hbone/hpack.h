@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/result.h"
 #include "hbone/connection.h"
+#include "hbone/state.h"
 
 struct nghttp2_hd_deflater;
 struct nghttp2_hd_inflater;
@@ -24,8 +25,13 @@ class HeaderEncoder {
   Result<void> response(int status, Buffer& out);
   // SETTINGS_HEADER_TABLE_SIZE of the peer; the next block says so (RFC 7541 §4.2).
   void limit_table(uint32_t size) noexcept;
+  [[nodiscard]] uint32_t table_limit() const noexcept { return limit_; }
+  // Goes on for an encoder of another process, whose table is not known here: the next block has the peer's
+  // decoder forget it (RFC 7541 §4.2: down to 0, then up to `limit`).
+  void begin_anew(uint32_t limit) noexcept;
 
  private:
+  uint32_t limit_;
   nghttp2_hd_deflater* deflater_ = nullptr;
 };
 
@@ -52,6 +58,8 @@ class HeaderDecoder {
   ~HeaderDecoder();
   // Errors are connection errors (COMPRESSION_ERROR): the table is out of step.
   Result<HeaderList> decode(std::span<const uint8_t> block);
+  [[nodiscard]] TableState table() const;
+  Result<void> resume(const TableState& table);  // of a decoder that has decoded nothing
 
  private:
   nghttp2_hd_inflater* inflater_ = nullptr;

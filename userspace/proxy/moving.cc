@@ -1,0 +1,12 @@
+#include "proxy/moving.h"
+
+#include <cstring>
+
+namespace fairlead::proxy {
+
+Parcel::~Parcel() {
+  // explicit_bzero: the compiler must not see that nobody reads it.
+  if (!bytes.empty()) ::explicit_bzero(bytes.data(), bytes.size());
+}
+
+}  // namespace fairlead::proxy
