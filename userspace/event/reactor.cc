@@ -1,5 +1,6 @@
 #include "event/reactor.h"
 
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -108,6 +109,19 @@ void Reactor::post(std::function<void()> function) {
   posted_.push_back(std::move(function));
 }
 
+void Reactor::between_turns(std::function<void()> function) {
+  between_.push_back(std::move(function));
+}
+
+void Reactor::stand_still(const std::function<bool()>& still) {
+  while (!stopping_ && still()) {
+    pollfd wake{wake_.get(), POLLIN, 0};
+    (void)::poll(&wake, 1, -1);  // ignoring: an interrupted one looks into the mailbox
+    drain_wake();
+    run_mailbox();
+  }
+}
+
 void Reactor::send(std::function<void()> function) {
   {
     const std::lock_guard lock(mailbox_mutex_);
@@ -126,14 +140,18 @@ void Reactor::drain_wake() noexcept {
   (void)!::read(wake_.get(), &count, sizeof count);  // ignoring: only resets the counter
 }
 
-void Reactor::run_posted() {
+void Reactor::run_mailbox() {
   std::vector<std::function<void()>> work;
   {
     const std::lock_guard lock(mailbox_mutex_);
     work.swap(mailbox_);
   }
   for (auto& function : work) function();
-  work.clear();
+}
+
+void Reactor::run_posted() {
+  run_mailbox();
+  std::vector<std::function<void()>> work;
   work.swap(posted_);
   for (auto& function : work) function();
 }
@@ -161,6 +179,9 @@ void Reactor::run_turn(int timeout_ms) {
     deferred_.clear();
     doomed.clear();
   }
+  std::vector<std::function<void()>> work;
+  work.swap(between_);
+  for (auto& function : work) function();
 }
 
 void Reactor::run() {

@@ -79,6 +79,13 @@ class Reactor {
   void post(std::function<void()> function);  // runs in the next turn of this thread
   void send(std::function<void()> function);  // the same, from any thread
 
+  // Runs `function` when this turn is over and the next has not begun: no event is half dispatched, nothing
+  // waits to be destroyed.
+  void between_turns(std::function<void()> function);
+  // Inside between_turns(): runs the mailbox and nothing else while `still()` says so, until stop() at the
+  // latest. No event is taken off an fd and no timer fires: afterwards they are there.
+  void stand_still(const std::function<bool()>& still);
+
   TimerWheel& timers() noexcept { return timers_; }
   [[nodiscard]] TimePoint now() const noexcept { return now_; }  // monotonic, read once per turn
 
@@ -91,6 +98,7 @@ class Reactor {
   friend class TurnEndHook;
   Result<void> control(int operation, BorrowedFd fd, uint32_t events, IoHandler& handler);
   void unlink(TurnEndHook& hook) noexcept;
+  void run_mailbox();
   void run_posted();
   void run_turn_end_hooks() noexcept;
   void drain_wake() noexcept;
@@ -102,6 +110,7 @@ class Reactor {
   TurnEndHook* hooks_ = nullptr;
   TurnEndHook* hooks_tail_ = nullptr;
   std::vector<std::function<void()>> posted_;
+  std::vector<std::function<void()>> between_;
   std::vector<std::unique_ptr<Deferred>> deferred_;
   std::mutex mailbox_mutex_;
   std::vector<std::function<void()>> mailbox_;

@@ -20,6 +20,7 @@ class Timer {
   Timer& operator=(const Timer&) = delete;
   virtual void on_timer() noexcept = 0;
   [[nodiscard]] bool armed() const noexcept { return wheel_ != nullptr; }
+  [[nodiscard]] TimePoint deadline() const noexcept { return deadline_; }  // where armed()
   void cancel() noexcept;
 
  protected:

@@ -1,5 +1,6 @@
 #include "net/socket.h"
 
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
@@ -120,6 +121,12 @@ Result<std::optional<Accepted>> accept(BorrowedFd listener) {
     return std::optional<Accepted>();
   }
   return Error::from_code("accept4", code);
+}
+
+Result<UniqueFd> duplicate(BorrowedFd fd) {
+  UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) return Error::from_errno("dup");
+  return copy;
 }
 
 Result<SocketAddress> local_address(BorrowedFd fd) {

@@ -46,6 +46,8 @@ struct Accepted {
 };
 Result<std::optional<Accepted>> accept(BorrowedFd listener);
 
+// Another file descriptor of the same socket.
+Result<UniqueFd> duplicate(BorrowedFd fd);
 Result<SocketAddress> local_address(BorrowedFd fd);
 Result<SocketAddress> peer_address(BorrowedFd fd);
 // Whether a started connect() has come through already: over lo it has when connect() returns.

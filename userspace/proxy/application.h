@@ -5,6 +5,7 @@
 #include "base/net_types.h"
 #include "event/task.h"
 #include "net/socket.h"
+#include "proxy/moving_state.h"
 #include "proxy/pod.h"
 
 namespace fairlead::proxy {
@@ -19,6 +20,8 @@ class ClientName {
       : worker_(std::exchange(other.worker_, nullptr)), pod_(other.pod_), local_(other.local_) {}
   ClientName& operator=(ClientName&& other) noexcept;
   ~ClientName();
+  [[nodiscard]] ClientNameState state() const noexcept { return {worker_ != nullptr, local_}; }
+  void let_go() noexcept { worker_ = nullptr; }  // a successor forgets it
 
  private:
   Worker* worker_ = nullptr;

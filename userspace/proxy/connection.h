@@ -12,11 +12,14 @@
 #include "base/spiffe_id.h"
 #include "event/reactor.h"
 #include "event/task.h"
+#include "proxy/moving_state.h"
 #include "state/snapshot.h"
 #include "tls/record.h"
 
 namespace fairlead::proxy {
 
+struct Departure;
+class Arrival;
 class Pod;
 class Worker;
 
@@ -65,7 +68,20 @@ class Connection : public Deferred {
   // Ends at once, by reset: the pod is gone or the drain is over.
   virtual void abort() noexcept = 0;
 
+  // --- moving (proxy/moving.h)
+  // Adds itself to what moves; one that cannot or need not move adds nothing.
+  virtual Result<void> move_out(Departure&) const { return {}; }
+  // Of one that moved in: goes on.
+  virtual void activate() {}
+  // It is a successor's: only our copies are closed. Destroyed next.
+  void let_go() noexcept;
+
  protected:
+  virtual void release() noexcept {}  // the part of let_go() behind the set-up task
+  [[nodiscard]] RecordFacts facts() const;
+  // `peer`: of its tunnel; without one, that of the facts.
+  void take_facts(const RecordFacts& facts, Arrival& arrival, std::shared_ptr<const SpiffeId> peer);
+  [[nodiscard]] bool finished() const noexcept { return finished_; }
   virtual Task<void> run() = 0;
   // Frees the set-up frame: what follows is event-driven. Called as the last act of run().
   void set_up_done();

@@ -75,14 +75,16 @@ Task<Result<void>> InboundConnection::set_up() {
 Task<Result<tls::FirstBytes>> InboundConnection::first_bytes(FdWaiter& waiter) {
   const TimePoint deadline = worker_.reactor().now() + kFirstBytesDeadline;
   for (;;) {
+    if (!received_.empty()) {
+      const auto kind = tls::classify(received_.span());
+      if (kind != tls::FirstBytes::kNeedMore) co_return kind;
+      if (received_.size() > kMaxFirstBytes) co_return tls::FirstBytes::kOther;
+    }
     auto got = net::receive(fd_, received_.prepare(4096));
     if (!got) co_return Error(std::move(got).error());
     if (got->state == net::IoState::kEnd) co_return tls::FirstBytes::kOther;  // the relay meets the FIN again
     if (got->state == net::IoState::kDone) {
       received_.commit(got->bytes);
-      const auto kind = tls::classify(received_.span());
-      if (kind != tls::FirstBytes::kNeedMore) co_return kind;
-      if (received_.size() > kMaxFirstBytes) co_return tls::FirstBytes::kOther;
       continue;
     }
     const bool ready = co_await waiter.readable(deadline);
@@ -115,8 +117,12 @@ Task<Result<void>> InboundConnection::tunnel(FdWaiter& waiter) {
   if (credentials == nullptr) co_return Error(ErrorKind::kUnavailable, "the pod has no certificate yet");
   auto handshake = tls::Handshake::server(credentials);
   if (!handshake) co_return Error(std::move(handshake).error());
+  shaking_hands_ = true;
+  std::optional<HandshakeUnderWay> under_way(worker_);
   Result<tls::Established> established =
       co_await drive_handshake(waiter, fd_, **handshake, false, received_, deadline);
+  under_way.reset();
+  shaking_hands_ = false;
   waiter.close();
   if (!established) {
     ++worker_.counters().handshake_failed;
@@ -152,12 +158,9 @@ Task<Result<void>> InboundConnection::plaintext(FdWaiter& waiter, bool guard) {
 
 InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& tunnel, const Origin& origin,
                              hbone::StreamId stream, hbone::ConnectRequest request)
-    : Connection(worker, std::move(pod), true),
-      tunnel_(tunnel),
-      origin_(origin),
-      stream_(stream),
-      request_(std::move(request)),
-      relay_(worker.reactor(), worker.counters(), *this) {
+    : InboundStream(worker, std::move(pod), origin, stream) {
+  tunnel_ = &tunnel;
+  request_ = std::move(request);
   relay_.adopt(tunnel.streams(), stream);
   relay_.use(tunnel);
   record_.tunnel = origin.in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
@@ -165,6 +168,13 @@ InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, Tunnel& t
   record_.peer = tunnel.peer();
   record_.source = true_client();
 }
+
+InboundStream::InboundStream(Worker& worker, std::shared_ptr<Pod> pod, const Origin& origin,
+                             hbone::StreamId stream)
+    : Connection(worker, std::move(pod), true),
+      origin_(origin),
+      stream_(stream),
+      relay_(worker.reactor(), worker.counters(), *this) {}
 
 ConnectionRecord InboundStream::record() const {
   ConnectionRecord record = record_;
@@ -213,7 +223,7 @@ Task<void> InboundStream::run() {
     relay_.refuse(status);
     abort();
   } else {
-    tunnel_.streams().respond(stream_, 200);
+    tunnel_->streams().respond(stream_, 200);
     record_.state = "open";
     const Result<void> started = relay_.start(std::move(application_.fd));
     if (started) {

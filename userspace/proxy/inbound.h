@@ -22,8 +22,12 @@ class InboundConnection final : public Connection, public RelayOwner {
   InboundConnection(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd fd, const SocketAddress& peer);
   [[nodiscard]] ConnectionRecord record() const override;
   void abort() noexcept override;
+  Result<void> move_out(Departure& departure) const override;
+  static void move_in(Arrival& arrival, std::shared_ptr<Pod> pod, InboundState state);
+  void activate() override;
 
  private:
+  void release() noexcept override;
   Task<void> run() override;
   Task<Result<void>> set_up();
   // Reads until the first bytes are classified or the deadline passes. kOther with nothing read: the client
@@ -42,7 +46,8 @@ class InboundConnection final : public Connection, public RelayOwner {
   ClientName name_;
   std::unique_ptr<SocketRelay> sockets_;
   SourceLimits::Ticket handshake_;
-  bool handed_over_ = false;  // the socket belongs to a Tunnel now
+  bool shaking_hands_ = false;  // OpenSSL is at it: what it has said and heard cannot move
+  bool handed_over_ = false;    // the socket belongs to a Tunnel now
 };
 
 // One CONNECT stream of a tunnel that came to a pod.
@@ -58,8 +63,15 @@ class InboundStream final : public Connection, public RelayOwner {
   [[nodiscard]] ConnectionRecord record() const override;
   void abort() noexcept override;
   hbone::StreamHandler& handler() noexcept { return relay_; }
+  Result<void> move_out(Departure& departure) const override;
+  // `tunnel`: null where the stream is over.
+  static void move_in(Arrival& arrival, std::shared_ptr<Pod> pod, Tunnel* tunnel, const Origin& origin,
+                      InboundStreamState state);
+  void activate() override;
 
  private:
+  InboundStream(Worker& worker, std::shared_ptr<Pod> pod, const Origin& origin, hbone::StreamId stream);
+  void release() noexcept override;
   Task<void> run() override;
   // The status to answer with; 200 only with the application connected.
   Task<int> set_up();
@@ -68,7 +80,8 @@ class InboundStream final : public Connection, public RelayOwner {
   void on_relay_closing() noexcept override { application_.name = ClientName(); }
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
-  Tunnel& tunnel_;  // outlives its streams: it resets them before it goes
+  Tunnel* tunnel_ =
+      nullptr;  // for the answer, until when it outlives the stream, which it resets before it goes
   Origin origin_;
   hbone::StreamId stream_;
   hbone::ConnectRequest request_;
@@ -85,6 +98,11 @@ class InboundTunnels final : public TunnelOwner {
                      const InboundStream::Origin& origin);
   void close_of(contract::PodId pod) noexcept;
   void drain();
+  // --- moving (proxy/moving.h)
+  Result<void> move_out(Departure& departure) const;
+  Result<Tunnel*> move_in(std::shared_ptr<Pod> pod, InboundTunnelState& state);
+  void activate();
+  void let_go() noexcept;
 
  private:
   struct Entry {

@@ -42,7 +42,7 @@ constexpr std::chrono::milliseconds kHandshakesFinish{200};
 struct Parcel {
   Parcel() = default;
   Parcel(Parcel&&) noexcept = default;
-  Parcel& operator=(Parcel&&) noexcept = default;
+  Parcel& operator=(Parcel&& other) noexcept;
   ~Parcel();  // wipes
 
   Buffer bytes;

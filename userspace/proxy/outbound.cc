@@ -81,27 +81,46 @@ Result<void> OutboundConnection::find_original() {
   return {};
 }
 
-Task<Result<void>> OutboundConnection::set_up() {
-  FL_CO_TRY(find_original());
-  const TimePoint give_up = worker_.reactor().now() + kRetryFor;
-  const auto pick = [this](size_t count) { return worker_.pick(count); };
-  const auto& own = pod_->info().addresses;
-  std::vector<SocketAddress> avoid = pod_->suspects();
-  Target target = resolve(*worker_.snapshot(), own, record_.destination, pick, avoid);
-  if (target.kind == Target::Kind::kRefused && !avoid.empty()) {  // better a suspect than nobody
-    avoid.clear();
-    target = resolve(*worker_.snapshot(), own, record_.destination, pick);
+Target OutboundConnection::first_target() {
+  Target target = another_target();
+  if (target.kind == Target::Kind::kRefused && !progress_.avoid.empty()) {  // better a suspect than nobody
+    progress_.avoid.clear();
+    target = another_target();
   }
-  for (int tries = 1;; ++tries) {
+  return target;
+}
+
+Target OutboundConnection::another_target() {
+  const auto pick = [this](size_t count) { return worker_.pick(count); };
+  return resolve(*worker_.snapshot(), pod_->info().addresses, record_.destination, pick, progress_.avoid);
+}
+
+// Whose answer is waited for, where a predecessor asked.
+Target OutboundConnection::asked_target() const {
+  Target target;
+  target.kind = progress_.key.in_place ? Target::Kind::kTunnelInPlace : Target::Kind::kTunnelHbone;
+  target.service = record_.service;
+  target.endpoint = record_.endpoint;
+  return target;
+}
+
+Task<Result<void>> OutboundConnection::set_up() {
+  if (!moved_in_) {
+    FL_CO_TRY(find_original());
+    progress_.give_up = worker_.reactor().now() + kRetryFor;
+    progress_.avoid = pod_->suspects();
+  }
+  Target target = asked_ ? asked_target() : first_target();
+  for (;; ++progress_.tries) {
     record_.endpoint = target.endpoint;
     record_.service = target.service;
     endpoint_failed_ = false;
     Result<void> result = co_await reach(target);
-    if (result || !endpoint_failed_ || target.service == nullptr || tries == kMaxEndpointTries ||
-        worker_.reactor().now() > give_up)
+    if (result || !endpoint_failed_ || target.service == nullptr || progress_.tries >= kMaxEndpointTries ||
+        worker_.reactor().now() > progress_.give_up)
       co_return result;
-    avoid.push_back(target.endpoint);
-    target = resolve(*worker_.snapshot(), own, record_.destination, pick, avoid);
+    progress_.avoid.push_back(target.endpoint);
+    target = another_target();
     if (target.kind == Target::Kind::kRefused) co_return result;  // the others failed before
     ++worker_.counters().outbound_retried;
   }
@@ -109,7 +128,7 @@ Task<Result<void>> OutboundConnection::set_up() {
 
 Task<Result<void>> OutboundConnection::reach(Target target) {
   Result<void> result;
-  take_back();
+  if (!asked_) take_back();
   switch (target.kind) {
     case Target::Kind::kTunnelInPlace:
     case Target::Kind::kTunnelHbone: result = co_await through_tunnel(std::move(target)); break;
@@ -125,20 +144,21 @@ Task<Result<void>> OutboundConnection::reach(Target target) {
 }
 
 Task<Result<void>> OutboundConnection::through_tunnel(Target target) {
-  const bool in_place = target.kind == Target::Kind::kTunnelInPlace;
-  record_.tunnel = in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
-  TunnelKey key;
-  key.address = target.endpoint;
-  if (!in_place) key.address.port = kHbonePort;
-  key.identity = target.workload->identity;
-  key.in_place = in_place;
+  if (!asked_) {
+    progress_.key.in_place = target.kind == Target::Kind::kTunnelInPlace;
+    progress_.key.address = target.endpoint;
+    if (!progress_.key.in_place) progress_.key.address.port = kHbonePort;
+    progress_.key.identity = target.workload->identity;
+    progress_.refused = 0;
+    progress_.tunnel_by = worker_.reactor().now() + kIdentityDeadline + kConnectDeadline;
+  }
+  record_.tunnel = progress_.key.in_place ? TunnelKind::kInPlace : TunnelKind::kHbone;
   hbone::ConnectRequest request;
   request.authority = target.endpoint.to_string();
   request.forwarded = fmt::format("for=\"{}\"", record_.source.to_string());
   if (target.service != nullptr) request.forwarded += fmt::format(";host={}", target.service->hostname);
-  const TimePoint deadline = worker_.reactor().now() + kIdentityDeadline + kConnectDeadline;
-  for (int tries = 0; tries < kMaxRefusedTries; ++tries) {
-    Result<void> answered = co_await ask(key, request, deadline);
+  for (; progress_.refused < kMaxRefusedTries; ++progress_.refused) {
+    Result<void> answered = co_await ask(request);
     if (!answered) {
       ++worker_.counters().outbound_failed;
       refusal_ = "no tunnel to the endpoint";
@@ -167,26 +187,34 @@ void OutboundConnection::take_back() noexcept {
   if (stream_ && !application_) application_ = stream_->take_back(said_);
 }
 
-// A stream of its own, and the answer to its CONNECT.
-Task<Result<void>> OutboundConnection::ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline) {
-  const bool in_place = key.in_place;
+// The answer to CONNECT, which goes out first unless a predecessor sent it.
+Task<Result<void>> OutboundConnection::ask(hbone::ConnectRequest request) {
+  if (!std::exchange(asked_, false)) {
+    Result<void> sent = co_await send_connect(std::move(request));
+    if (!sent) co_return sent;
+  }
+  if (stream_->status() == 0) {
+    const bool told = co_await stream_->answer().wait(worker_.reactor(), progress_.answer_by);
+    if (!told) co_return Error(ErrorKind::kTimeout, "CONNECT was not answered in time");
+  }
+  co_return Result<void>();
+}
+
+// On a stream of its own.
+Task<Result<void>> OutboundConnection::send_connect(hbone::ConnectRequest request) {
   take_back();
-  Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(std::move(key), deadline);
+  Result<Tunnel*> tunnel = co_await pod_->tunnels().acquire(progress_.key, progress_.tunnel_by);
   if (!tunnel) co_return Error(std::move(tunnel).error());
   record_.tunnel_id = (*tunnel)->id();
   record_.peer = (*tunnel)->peer();
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
   stream_->use(**tunnel);
+  progress_.answer_by = worker_.reactor().now() + kResponseDeadline;
   // Only between our own ends, for others may want to answer first; and not to one that may be dead: what was
   // said cannot be said to another endpoint.
-  if (in_place && (*tunnel)->heard_lately())
+  if (progress_.key.in_place && (*tunnel)->heard_lately())
     FL_CO_TRY(stream_->speak_early(std::move(application_), std::move(said_)));
-  if (stream_->status() == 0) {
-    const bool told =
-        co_await stream_->answer().wait(worker_.reactor(), worker_.reactor().now() + kResponseDeadline);
-    if (!told) co_return Error(ErrorKind::kTimeout, "CONNECT was not answered in time");
-  }
   co_return Result<void>();
 }
 

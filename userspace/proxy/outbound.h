@@ -22,16 +22,27 @@ class OutboundConnection final : public Connection, public RelayOwner {
                      const SocketAddress& client);
   [[nodiscard]] ConnectionRecord record() const override;
   void abort() noexcept override;
+  Result<void> move_out(Departure& departure) const override;
+  // `tunnel`: where its stream is; null: none, or over.
+  static void move_in(Arrival& arrival, std::shared_ptr<Pod> pod, Tunnel* tunnel, OutboundState state);
+  void activate() override;
 
  private:
+  void release() noexcept override;
+  [[nodiscard]] SetUpState set_up_state() const;
+  void take_set_up(const SetUpState& state);
   Task<void> run() override;
   // Endpoints of the Service one after the other until one takes the connection; none of them has passed on a
   // byte before.
   Task<Result<void>> set_up();
   Result<void> find_original();
+  Target first_target();
+  Target asked_target() const;
+  Target another_target();
   Task<Result<void>> reach(Target target);
   Task<Result<void>> through_tunnel(Target target);
-  Task<Result<void>> ask(TunnelKey key, hbone::ConnectRequest request, TimePoint deadline);
+  Task<Result<void>> ask(hbone::ConnectRequest request);
+  Task<Result<void>> send_connect(hbone::ConnectRequest request);
   Task<Result<void>> to_self(Target target);
   Task<Result<void>> plain(Target target);
   void take_back() noexcept;
@@ -39,8 +50,21 @@ class OutboundConnection final : public Connection, public RelayOwner {
   void on_relay_closing() noexcept override { name_ = ClientName(); }
   void on_relay_end(bool orderly) noexcept override { finish(orderly); }
 
+  // How far the set-up has come: what a successor goes on from.
+  struct Progress {
+    std::vector<SocketAddress> avoid;  // endpoints that failed
+    int tries = 1;                     // of endpoints
+    TimePoint give_up{};
+    TunnelKey key;    // whom CONNECT is for
+    int refused = 0;  // streams that the peer refused unseen
+    TimePoint tunnel_by{};
+    TimePoint answer_by{};
+  };
   UniqueFd application_;
-  Buffer said_;  // by the application early, to be said elsewhere
+  Progress progress_;
+  bool moved_in_ = false;  // its destination is known
+  bool asked_ = false;     // a predecessor's CONNECT is out
+  Buffer said_;            // by the application early, to be said elsewhere
   SocketAddress client_;
   ClientName name_;
   std::optional<StreamRelay> stream_;

@@ -14,6 +14,7 @@
 #include "net/socket.h"
 #include "net/splice.h"
 #include "proxy/limits.h"
+#include "proxy/moving_state.h"
 #include "tls/kernel_tls.h"
 #include "tls/record.h"
 
@@ -72,6 +73,10 @@ class RecordSocket {
   [[nodiscard]] bool all_left() const noexcept;
   void fatal(tls::Alert alert) noexcept;             // a courtesy: sent if the socket takes it
   void end() noexcept { net::shutdown_write(fd_); }  // FIN behind what was sent
+
+  // --- moving (proxy/moving.h)
+  [[nodiscard]] Result<RecordSocketState> state() const;
+  static Result<RecordSocket> resume(RecordSocketState state);
 
  private:
   static void want(Place& place) noexcept {

@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/unique_fd.h"
 #include "event/reactor.h"
+#include "proxy/moving_state.h"
 #include "proxy/relay_end.h"
 
 namespace fairlead::proxy {
@@ -25,6 +26,12 @@ class SocketRelay {
   // application.
   Result<void> start(UniqueFd client, UniqueFd server, Buffer from_client, bool guard);
   void abort() noexcept;
+  // --- moving (proxy/moving.h)
+  [[nodiscard]] bool over() const noexcept { return over_; }
+  [[nodiscard]] Result<SocketRelayState> state() const;
+  void resume(SocketRelayState state) noexcept;
+  void activate() noexcept;
+  void let_go() noexcept;
   [[nodiscard]] uint64_t moved(int from_side) const noexcept {
     return sides_[static_cast<size_t>(from_side)].moved;
   }

@@ -101,7 +101,7 @@ void StreamRelay::fail(hbone::ErrorCode code) noexcept {
 void StreamRelay::check_over() noexcept {
   if (state_ != State::kRelaying || !write_side_closed_ || !read_side_closed_) return;
   state_ = State::kOver;
-  connection_ = nullptr;  // both directions carry END_STREAM: the connection has forgotten the stream
+  connection_ = nullptr;
   release_application(false);
   owner_.on_relay_end(true);
 }
@@ -209,6 +209,7 @@ bool StreamRelay::send_bulk() {
 void StreamRelay::end_stream() {
   read_side_closed_ = true;
   connection_->end(stream_);
+  leave_tunnel_if_through();
   check_over();
 }
 
@@ -285,7 +286,7 @@ void StreamRelay::flush_pipe() {
   auto sent = pipe_.drain(application_);
   if (!sent) return fail(hbone::ErrorCode::kConnectError);
   if (!pipe_.empty()) writable_ = false;
-  if (sent->bytes > 0) connection_->consume(stream_, sent->bytes);
+  if (sent->bytes > 0 && connection_ != nullptr) connection_->consume(stream_, sent->bytes);
 }
 
 void StreamRelay::flush_pending() {
@@ -303,12 +304,19 @@ void StreamRelay::flush_pending() {
   }
   pending_.consume(written);
   if (pending_.empty()) pending_.release();
-  if (written > 0) connection_->consume(stream_, written);
+  if (written > 0 && connection_ != nullptr) connection_->consume(stream_, written);
   if (state_ == State::kRelaying && pending_.empty() && peer_ended_) finish_write_side();
+}
+
+// Both directions carry END_STREAM: the connection has forgotten the stream, and its tunnel may go while the
+// application still reads what waits for it.
+void StreamRelay::leave_tunnel_if_through() noexcept {
+  if (peer_ended_ && read_side_closed_) connection_ = nullptr;
 }
 
 void StreamRelay::on_end() {
   peer_ended_ = true;
+  leave_tunnel_if_through();
   if (state_ == State::kRelaying && !has_kept()) finish_write_side();
 }
 

@@ -19,6 +19,7 @@
 #include "net/splice.h"
 #include "proxy/bulk_lane.h"
 #include "proxy/counters.h"
+#include "proxy/moving_state.h"
 #include "proxy/relay_end.h"
 
 namespace fairlead::proxy {
@@ -58,6 +59,16 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   // Resets both sides; on_relay_end is not called.
   void abort() noexcept;
 
+  // --- moving (proxy/moving.h)
+  [[nodiscard]] bool over() const noexcept { return state_ == State::kOver; }
+  [[nodiscard]] bool relaying() const noexcept { return state_ == State::kRelaying; }
+  [[nodiscard]] bool on_stream() const noexcept { return connection_ != nullptr; }
+  [[nodiscard]] Result<StreamRelayState> state() const;
+  // `connection`: that of its tunnel, null where the stream is over.
+  void resume(StreamRelayState state, hbone::Connection* connection) noexcept;
+  void activate() noexcept;
+  void let_go() noexcept;
+
   [[nodiscard]] uint64_t sent() const noexcept { return sent_; }
   [[nodiscard]] uint64_t spliced() const noexcept { return spliced_; }
   [[nodiscard]] std::optional<TunnelRecords> tunnel_records() const {
@@ -84,6 +95,7 @@ class StreamRelay final : public IoHandler, public hbone::StreamHandler {
   [[nodiscard]] bool has_to_say() const noexcept { return readable_ || said_again_ < said_.size(); }
   [[nodiscard]] size_t room() const noexcept;
   void end_stream();
+  void leave_tunnel_if_through() noexcept;
   void keep(hbone::Pieces pieces, size_t written);
   void flush_pending();
   void finish_write_side();

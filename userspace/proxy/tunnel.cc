@@ -21,11 +21,17 @@ hbone::Settings settings() {
 
 Tunnel::Tunnel(Reactor& reactor, uint64_t id, Role role, UniqueFd fd, tls::Established established,
                TunnelOwner& owner)
+    : Tunnel(reactor, id, role,
+             RecordSocket(std::move(fd), std::move(established.sealer), std::move(established.opener)),
+             std::move(established.peer), owner) {}
+
+Tunnel::Tunnel(Reactor& reactor, uint64_t id, Role role, RecordSocket records, SpiffeId peer,
+               TunnelOwner& owner)
     : reactor_(reactor),
       owner_(owner),
       id_(id),
-      records_(std::move(fd), std::move(established.sealer), std::move(established.opener)),
-      peer_(std::make_shared<const SpiffeId>(std::move(established.peer))),
+      records_(std::move(records)),
+      peer_(std::make_shared<const SpiffeId>(std::move(peer))),
       streams_(role, settings(), *this),
       idle_(*this),
       quiet_(*this),

@@ -69,7 +69,18 @@ class Tunnel final : public Deferred,
   [[nodiscard]] bool heard_lately() const noexcept { return reactor_.now() < heard_at_ + kHeardLately; }
   [[nodiscard]] bool usable() const noexcept { return !closed_ && !streams_.draining(); }
 
+  // --- moving (proxy/moving.h). One that was given up because of its peer does not move.
+  [[nodiscard]] bool movable() const noexcept { return !closed_ && !lingering_; }
+  [[nodiscard]] Result<TunnelState> state() const;
+  // Its streams want their handlers, by streams().attach(), before activate().
+  static Result<std::unique_ptr<Tunnel>> resume(Reactor& reactor, uint64_t id, TunnelState state,
+                                                TunnelOwner& owner);
+  void activate();
+  // Closes our copy of the socket and nothing else; its owner is not told.
+  void let_go() noexcept;
+
  private:
+  Tunnel(Reactor& reactor, uint64_t id, Role role, RecordSocket records, SpiffeId peer, TunnelOwner& owner);
   void on_io(uint32_t events) noexcept override;
   void on_turn_end() noexcept override;
   hbone::StreamHandler* on_connect(hbone::StreamId stream, const hbone::ConnectRequest& request) override;
@@ -117,7 +128,9 @@ class Tunnel final : public Deferred,
   size_t before_ = 0;
   bool header_next_ = false;  // the last frame was spliced whole: another header, perhaps, and no more
   TimePoint farewell_until_;
-  bool farewell_ = false;  // close_notify was sent, the kernel has not sent all
+  bool farewell_ = false;   // close_notify was sent, the kernel has not sent all
+  Milliseconds idle_in_{};  // of one that moved in, from activate() on
+  Milliseconds quiet_in_{};
   bool client_;
   bool fin_seen_ = false;
   // GOAWAY with an error was sent. What still comes is read and dropped: closing a socket with unread bytes

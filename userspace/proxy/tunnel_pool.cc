@@ -100,8 +100,10 @@ Task<Result<std::unique_ptr<Tunnel>>> TunnelPool::establish(TunnelKey key) {
   auto handshake = tls::Handshake::client(credentials, std::move(expected), key.in_place);
   if (!handshake) co_return Error(std::move(handshake).error());
   Buffer received;
+  std::optional<HandshakeUnderWay> under_way(worker_);
   Result<tls::Established> established =
       co_await drive_handshake(waiter, fd, **handshake, true, received, reactor.now() + kHandshakeDeadline);
+  under_way.reset();
   waiter.close();
   if (!established) {
     ++worker_.counters().handshake_failed;

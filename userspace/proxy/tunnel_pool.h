@@ -16,6 +16,7 @@
 
 namespace fairlead::proxy {
 
+struct Departure;
 class Pod;
 class Worker;
 
@@ -37,6 +38,12 @@ class TunnelPool final : public TunnelOwner {
   [[nodiscard]] size_t size() const noexcept { return tunnels_; }
   void drain();  // GOAWAY on every tunnel
   void close_all() noexcept;
+
+  // --- moving (proxy/moving.h)
+  Result<void> move_out(Departure& departure) const;
+  Result<Tunnel*> move_in(OutboundTunnelState& state);
+  void activate();
+  void let_go() noexcept;  // tunnels that are being made end
 
  private:
   struct Entry {

@@ -33,10 +33,13 @@ Worker::Worker(Shared shared, std::unique_ptr<Reactor> reactor)
     : shared_(std::move(shared)),
       reactor_(std::move(reactor)),
       random_(std::random_device{}()),
-      inbound_tunnels_(std::make_unique<InboundTunnels>(*this)) {}
+      inbound_tunnels_(std::make_unique<InboundTunnels>(*this)),
+      life_(shared_.successor ? Life::kWaking : Life::kServing),
+      handshakes_waited_(*this) {}
 
 Worker::~Worker() {
   stop();
+  if (moved_in_) forget_all();  // a successor that came to nothing
   acceptors_.clear();
   while (connections_ != nullptr) connections_->abort();  // takes itself out of the list
   for (auto& [id, pod] : pods_) pod->tunnels().close_all();
@@ -61,7 +64,7 @@ void Worker::stop() {
 void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
   // std::function wants copyable captures: the fds travel in a shared_ptr.
   auto fds = std::make_shared<std::vector<UniqueFd>>(std::move(listeners));
-  reactor_->send([this, info = std::move(info), fds] {
+  tell([this, info = std::move(info), fds] {
     const contract::PodId id = info.pod;
     acceptors_.erase(id);
     auto& pod = pods_[id];
@@ -75,13 +78,12 @@ void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
       const bool inbound = i % 2 == 1;  // outbound, inbound; per family (contract/keeper_proxy.h)
       acceptors_[id].push_back(std::make_unique<Acceptor>(*this, pod, std::move((*fds)[i]), inbound));
     }
-    // Without a snapshot nothing can be judged: connections wait in the backlog.
-    if (snapshot_ != nullptr && !draining_) set_accepting(true);
+    if (may_accept()) set_accepting(true);
   });
 }
 
 void Worker::remove_pod(contract::PodId id) {
-  reactor_->send([this, id] {
+  tell([this, id] {
     acceptors_.erase(id);
     auto node = pods_.extract(id);
     if (node.empty()) return;
@@ -96,35 +98,35 @@ void Worker::remove_pod(contract::PodId id) {
 
 void Worker::give_sockets(contract::PodId id, int family, std::vector<UniqueFd> sockets) {
   auto fds = std::make_shared<std::vector<UniqueFd>>(std::move(sockets));
-  reactor_->send([this, id, family, fds] {
+  tell([this, id, family, fds] {
     const auto found = pods_.find(id);
     if (found != pods_.end()) found->second->give_sockets(family, std::move(*fds));
   });
 }
 
 void Worker::set_snapshot(state::SnapshotPtr snapshot, std::function<void()> taken) {
-  reactor_->send([this, snapshot = std::move(snapshot), taken = std::move(taken)] {
+  tell([this, snapshot = std::move(snapshot), taken = std::move(taken)] {
     const bool first = snapshot_ == nullptr;
     snapshot_ = snapshot;
     refresh_pods();
-    if (first && !draining_) set_accepting(true);
+    if (first && may_accept()) set_accepting(true);
     taken();
   });
 }
 
 void Worker::set_credentials(std::shared_ptr<const tls::Credentials> credentials) {
-  reactor_->send([this, credentials = std::move(credentials)] {
+  tell([this, credentials = std::move(credentials)] {
     credentials_[credentials->id()] = credentials;
     for (auto& [id, pod] : pods_) pod->notify();
   });
 }
 
 void Worker::drop_credentials(SpiffeId id) {
-  reactor_->send([this, id = std::move(id)] { credentials_.erase(id); });
+  tell([this, id = std::move(id)] { credentials_.erase(id); });
 }
 
 void Worker::drain(std::function<void()> idle) {
-  reactor_->send([this, idle = std::move(idle)] {
+  tell([this, idle = std::move(idle)] {
     draining_ = true;
     idle_ = idle;
     set_accepting(false);

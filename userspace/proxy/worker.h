@@ -19,6 +19,7 @@
 #include "proxy/counters.h"
 #include "proxy/decisions.h"
 #include "proxy/kernel_use.h"
+#include "proxy/moving.h"
 #include "proxy/pod.h"
 #include "proxy/source_limits.h"
 #include "state/snapshot.h"
@@ -27,7 +28,9 @@
 namespace fairlead::proxy {
 
 class Acceptor;
+class Arrival;
 class InboundTunnels;
+struct Moved;
 
 // What a report is to tell besides counts. A worker stands still while it writes one: at most
 // kMaxReportedConnections.
@@ -58,6 +61,8 @@ class Worker {
     std::function<void(Worker&, contract::PodId, int family)> need_sockets;
     size_t max_connections = kMaxConnections;
     const KernelUse* kernel = nullptr;  // null: records stay in user space
+    // It takes over from another process: connections wait in the backlog until activate().
+    bool successor = false;
   };
 
   static Result<std::unique_ptr<Worker>> create(Shared shared);
@@ -76,6 +81,19 @@ class Worker {
   void drop_credentials(SpiffeId id);      // its key is wiped when the last handshake with it is over
   void drain(std::function<void()> idle);  // stop accepting; `idle` runs on this worker when nothing is left
   void report(ReportWish wish, std::function<void(WorkerReport)> done);
+
+  // --- moving to a successor and from a predecessor (proxy/moving.h), from any thread; the callbacks run on
+  // this worker
+  // Stops accepting, lets handshakes end (kHandshakesFinish), packs every connection and stands still: only
+  // report() is answered, everything else waits. An Error: nothing was frozen, it goes on.
+  void freeze(std::function<void(Result<std::vector<Parcel>>)> packed);
+  void thaw();  // goes on as if nothing had been asked
+  void let_go(
+      std::function<void()> gone);  // of a frozen one: forgets all, without a trace on sockets and maps
+  // Of a successor that knows its pods and the mesh: makes what is in the parcels. Connections of pods that
+  // are gone are left out. After an Error nothing is kept.
+  void unpack(std::vector<Parcel> parcels, std::function<void(Result<void>)> ready);
+  void activate();  // serves, with everything that was unpacked
 
   // --- the worker's own thread
   // -----------------------------------------------------------------------------------
@@ -101,6 +119,8 @@ class Worker {
   void start_at_turn_end(std::unique_ptr<Connection> connection);
   SourceLimits& handshakes() noexcept { return handshakes_; }
   InboundTunnels& inbound_tunnels() noexcept { return *inbound_tunnels_; }
+  void handshake_begins() noexcept { ++handshakes_under_way_; }
+  void handshake_ended() noexcept;
   void tunnel_opened() noexcept { ++tunnels_; }
   void tunnel_closed() noexcept {
     --tunnels_;
@@ -112,7 +132,19 @@ class Worker {
   explicit Worker(Shared shared, std::unique_ptr<Reactor> reactor);
   void link(Connection& connection) noexcept;
   void unlink(Connection& connection) noexcept;
+  // Runs `message` on this worker, later while nothing may change.
+  void tell(std::function<void()> message);
   void set_accepting(bool accepting);
+  [[nodiscard]] bool may_accept() const noexcept {
+    return life_ == Life::kServing && snapshot_ != nullptr && !draining_;  // without, nothing can be judged
+  }
+  void pack();
+  void on_handshakes_waited() noexcept;
+  [[nodiscard]] Result<std::vector<Parcel>> make_parcels() const;
+  Result<void> take_in(Arrival& arrival, Moved moved);
+  void take_in_all(std::vector<Parcel> parcels, const std::function<void(Result<void>)>& ready);
+  void begin_to_serve();
+  void forget_all() noexcept;  // without a trace
   void check_idle() noexcept;
   void refresh_pods();
   void judge_again(const std::unordered_set<const Pod*>& pods);
@@ -140,8 +172,28 @@ class Worker {
   size_t inbound_count_ = 0;
   uint64_t next_id_ = 1;
   size_t tunnels_ = 0;
+  size_t handshakes_under_way_ = 0;
   bool draining_ = false;
+  // kWaking: a successor that does not serve yet; kFreezing: handshakes are waited for.
+  enum class Life : uint8_t { kWaking, kServing, kFreezing, kFrozen, kGone };
+  Life life_;
+  bool moved_in_ = false;                    // what is here must not be touched before activate()
+  std::vector<std::function<void()>> kept_;  // messages for afterwards
+  std::function<void(Result<std::vector<Parcel>>)> packed_;
+  Alarm<Worker, &Worker::on_handshakes_waited> handshakes_waited_;
   std::function<void()> idle_;
+};
+
+// From the first step of a handshake to its last: a freeze waits for it.
+class HandshakeUnderWay {
+ public:
+  explicit HandshakeUnderWay(Worker& worker) noexcept : worker_(worker) { worker.handshake_begins(); }
+  HandshakeUnderWay(const HandshakeUnderWay&) = delete;
+  HandshakeUnderWay& operator=(const HandshakeUnderWay&) = delete;
+  ~HandshakeUnderWay() { worker_.handshake_ended(); }
+
+ private:
+  Worker& worker_;
 };
 
 }  // namespace fairlead::proxy

@@ -104,9 +104,10 @@ Result<RecordSealer> RecordSealer::create(const TrafficSecret& secret) {
   return RecordSealer(std::move(impl));
 }
 
-Result<RecordSealer> RecordSealer::resume(const RecordState& state) {
+Result<RecordSealer> RecordSealer::resume(const RecordState& state, uint64_t records) {
   FL_TRY_ASSIGN(RecordSealer made, create(state.secret));
   made.impl_->state.sequence = state.sequence;
+  made.impl_->records = records;
   return made;
 }
 
@@ -323,6 +324,31 @@ Result<RecordOpener> RecordOpener::create(const TrafficSecret& secret) {
 Result<RecordOpener> RecordOpener::resume(const RecordState& state) {
   FL_TRY_ASSIGN(RecordOpener made, create(state.secret));
   made.impl_->state.sequence = state.sequence;
+  return made;
+}
+
+RecordOpener::Progress RecordOpener::progress() const {
+  Progress progress;
+  progress.handshake.append(impl_->handshake.span());
+  progress.records = impl_->records;
+  progress.key_updates = static_cast<uint32_t>(impl_->key_updates);
+  progress.tickets = static_cast<uint32_t>(impl_->tickets);
+  progress.idle_records = static_cast<uint32_t>(impl_->idle_records);
+  progress.closed = impl_->closed;
+  return progress;
+}
+
+Result<RecordOpener> RecordOpener::resume(const RecordState& state, Progress progress) {
+  if (progress.handshake.size() > 2 * kMaxHandshakeMessage || progress.key_updates > kMaxKeyUpdates ||
+      progress.tickets > kMaxTickets || progress.idle_records > kMaxIdleRecords)
+    return Error(ErrorKind::kInvalidArgument, "TLS record: no opener can have come that far");
+  FL_TRY_ASSIGN(RecordOpener made, resume(state));
+  made.impl_->handshake = std::move(progress.handshake);
+  made.impl_->records = progress.records;
+  made.impl_->key_updates = static_cast<int>(progress.key_updates);
+  made.impl_->tickets = static_cast<int>(progress.tickets);
+  made.impl_->idle_records = static_cast<int>(progress.idle_records);
+  made.impl_->closed = progress.closed;
   return made;
 }
 

@@ -64,7 +64,8 @@ class RecordSealer {
  public:
   static Result<RecordSealer> create(const TrafficSecret& secret);
   // Goes on where state() of another left off: a predecessor's, or before kernel TLS was tried in vain.
-  static Result<RecordSealer> resume(const RecordState& state);
+  // Of `state` it needs the secret and the sequence number.
+  static Result<RecordSealer> resume(const RecordState& state, uint64_t records = 0);
   RecordSealer(RecordSealer&&) noexcept;
   RecordSealer& operator=(RecordSealer&&) noexcept;
   ~RecordSealer();
@@ -97,6 +98,18 @@ class RecordOpener {
  public:
   static Result<RecordOpener> create(const TrafficSecret& secret);
   static Result<RecordOpener> resume(const RecordState& state);
+  // What state() leaves open, of an opener that did not fail: with both, a successor is in no other state
+  // than its predecessor, in the middle of a handshake message, too. No secret is in it.
+  struct Progress {
+    Buffer handshake;
+    uint64_t records = 0;
+    uint32_t key_updates = 0;
+    uint32_t tickets = 0;
+    uint32_t idle_records = 0;
+    bool closed = false;
+  };
+  [[nodiscard]] Progress progress() const;
+  static Result<RecordOpener> resume(const RecordState& state, Progress progress);
   RecordOpener(RecordOpener&&) noexcept;
   RecordOpener& operator=(RecordOpener&&) noexcept;
   ~RecordOpener();
@@ -127,7 +140,7 @@ class RecordOpener {
   // As RecordSealer::rest().
   void rest() noexcept;
   // state() tells all: no handshake message is half read, nothing failed, the peer did not close. Only then
-  // may the direction move to the kernel or to a successor.
+  // may the direction move to the kernel.
   [[nodiscard]] bool movable() const noexcept;
   [[nodiscard]] uint64_t records() const noexcept;
   [[nodiscard]] RecordState state() const;

@@ -309,5 +309,43 @@ TEST_F(StreamRelayTest, ARefusalKeepsItsStatusWhenTheStreamIsResetBehindIt) {
   EXPECT_EQ(relay->status(), 503);
 }
 
+// The stream is over when both ends have said so; a slow reader still has what waits for it, whatever becomes
+// of the tunnel (found by AddressSanitizer).
+TEST_F(StreamRelayTest, ASlowReaderOutlivesTheTunnel) {
+  auto tunnel = std::make_unique<Tunnel>();
+  tunnel->exchange();
+  ASSERT_TRUE(relay->open(tunnel->client.streams, {"10.0.0.1:80", "", "", ""}).has_value());
+  turn(*tunnel);
+  answer(*tunnel, 200);
+  ASSERT_TRUE(relay->start(std::move(captured), {}).has_value());
+  ASSERT_EQ(::shutdown(application.get(), SHUT_WR), 0);
+  turn(*tunnel);
+  ASSERT_TRUE(tunnel->heard().ended);
+  Connection& server = tunnel->server.streams;
+  const hbone::StreamId stream = tunnel->server.last;
+  size_t sent = 0;
+  for (size_t more = 1; more > 0; sent += more) {  // until the window is full
+    more = server.writable(stream);
+    if (more == 0) break;
+    std::ranges::fill(server.prepare_data(stream, more), 'x');
+    server.commit_data(stream, more, false);
+    turn(*tunnel);
+  }
+  server.end(stream);
+  turn(*tunnel);
+  EXPECT_EQ(tunnel->client.streams.open_streams(), 0U);
+  EXPECT_EQ(ended, "") << "the application has not read";
+  EXPECT_FALSE(relay->on_stream());
+  tunnel.reset();
+  size_t read = 0;
+  for (int i = 0; i < 1000 && read < sent; ++i) {
+    read += heard().size();
+    reactor->run_turn(0);
+  }
+  EXPECT_EQ(read, sent);
+  EXPECT_GT(sent, 200000U);
+  EXPECT_EQ(ended, "orderly");
+}
+
 }  // namespace
 }  // namespace fairlead::proxy
