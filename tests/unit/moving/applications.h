@@ -1,0 +1,60 @@
+// The applications of both pods: every byte that they exchange is known in advance by its place, and whatever
+// is lost, doubled, late or reset is told.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "unit/moving/nodes.h"
+
+namespace fairlead::proxy::testing {
+
+// What a client asks the server for with its first bytes.
+enum class Kind : uint8_t {
+  kEcho = 'E',        // what it says, until it ends
+  kBulk = 'B',        // both talk at once
+  kHalfClosed = 'H',  // it has said all; the server answers when finish() is called
+  kSlow = 'S',        // the server talks, the client reads slowly
+  kSlowEnd = 'Z',     // the same, and both have ended long before the client has read it
+};
+
+class Applications {
+ public:
+  Applications(Mesh& mesh, Node& front);
+  ~Applications();
+  // In a thread of its own each.
+  void start(Kind kind, size_t bytes);
+  // New connections, one after the other, until finish().
+  void keep_connecting();
+  void finish();  // idle ones and half-closed ones say the rest, and all end
+  std::vector<std::string> faults();
+  [[nodiscard]] int dialled() const { return dialled_; }
+  [[nodiscard]] bool finished() const { return finishing_; }
+  // A captured connection, as an application has it.
+  UniqueFd dial();
+  void fault(std::string text);
+
+ private:
+  void accept_all();
+  void serve(UniqueFd fd);
+  void run(Kind kind, size_t bytes, unsigned seed);
+  void in_thread(std::function<void()> function);
+  void wait_for_finish() const;
+  bool say(BorrowedFd fd, unsigned seed, size_t bytes);
+  bool hear(BorrowedFd fd, unsigned seed, size_t bytes, bool slowly = false);
+  bool hear_end(BorrowedFd fd);
+
+  Mesh& mesh_;
+  Node& front_;
+  std::atomic<bool> finishing_ = false, stopping_ = false;
+  std::atomic<int> dialled_ = 0, running_ = 0;
+  std::mutex mutex_;
+  std::vector<std::string> faults_;
+  std::vector<std::thread> threads_;
+  std::thread acceptor_;
+};
+
+}  // namespace fairlead::proxy::testing
