@@ -13,7 +13,6 @@ namespace {
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxAvoided = 256;
 constexpr size_t kMaxMovedStreams = 65536;
-constexpr size_t kSecrets = 512;  // room for the secrets of a tunnel
 // Longer than any clock of a connection runs ahead.
 constexpr uint64_t kMaxTime = uint64_t{100} * 365 * 86400 * 1000;
 
@@ -67,6 +66,43 @@ class Writer {
  private:
   Parcel& parcel_;
   ByteWriter out_;
+};
+
+// How many bytes a Writer is going to write: they are allocated once, and no copy of them is left behind.
+class Counter {
+ public:
+  static constexpr bool kReads = false;
+  [[nodiscard]] size_t bytes() const { return bytes_; }
+
+  template <class Number>
+  void number(Number&) {
+    bytes_ += sizeof(Number);
+  }
+  void flag(bool&) { ++bytes_; }
+  template <class Enum>
+  void choice(Enum&, Enum) {
+    ++bytes_;
+  }
+  void time(Milliseconds&) { bytes_ += 8; }
+  void text(std::string& value) { bytes_ += 4 + value.size(); }
+  void block(Buffer& value) { bytes_ += 4 + value.size(); }
+  void raw(std::span<uint8_t> value) { bytes_ += value.size(); }
+  void address(SocketAddress&) { bytes_ += 18; }
+  void socket(UniqueFd&) { ++bytes_; }
+  template <class T>
+  void list(std::vector<T>& values, size_t) {
+    bytes_ += 4;
+    for (T& value : values) fields(*this, value);
+  }
+  void http2(hbone::ConnectionState& value) {
+    Buffer bytes;
+    hbone::encode(value, bytes);
+    block(bytes);
+  }
+  void check(bool) {}
+
+ private:
+  size_t bytes_ = 0;
 };
 
 class Reader {
@@ -338,7 +374,6 @@ void fields(Codec& io, InboundTunnelState& tunnel) {
   io.list(tunnel.streams, kMaxMovedStreams);
 }
 
-// Behind everything else, into memory that does not grow any more: no copy is left behind.
 template <class Codec>
 void secrets(Codec& io, RecordSocketState& records) {
   for (tls::RecordState* state : {&records.seal, &records.open}) {
@@ -410,6 +445,16 @@ void everything(Codec& io, State& state) {
   }
 }
 
+template <class Codec>
+void write_all(Codec& out, Moved& moved) {
+  uint32_t version = kParcelVersion;
+  out.number(version);
+  auto kind = static_cast<uint8_t>(moved.what.index());
+  out.number(kind);
+  out.number(moved.pod);
+  std::visit([&](auto& state) { everything(out, state); }, moved.what);
+}
+
 template <size_t Kind = 0>
 bool read_kind(uint8_t kind, Reader& in, Moved& moved) {
   if constexpr (Kind < std::variant_size_v<decltype(moved.what)>) {
@@ -424,22 +469,12 @@ bool read_kind(uint8_t kind, Reader& in, Moved& moved) {
 }  // namespace
 
 Parcel pack_parcel(Moved moved) {
+  Counter counter;
+  write_all(counter, moved);
   Parcel parcel;
+  (void)parcel.bytes.prepare(counter.bytes());
   Writer out(parcel);
-  uint32_t version = kParcelVersion;
-  out.number(version);
-  auto kind = static_cast<uint8_t>(moved.what.index());
-  out.number(kind);
-  out.number(moved.pod);
-  std::visit(
-      [&](auto& state) {
-        fields(out, state);
-        if constexpr (requires { state.tunnel.records; }) {
-          (void)parcel.bytes.prepare(kSecrets);
-          secrets(out, state.tunnel.records);
-        }
-      },
-      moved.what);
+  write_all(out, moved);
   return parcel;
 }
 

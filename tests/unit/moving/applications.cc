@@ -186,8 +186,10 @@ void Applications::serve(UniqueFd fd) {
 
 // ---- the client
 
-UniqueFd Applications::dial() {
+UniqueFd Applications::dial(bool slow) {
   auto fd = std::move(*net::tcp_socket(AF_INET));
+  const int little = 8192;  // so that its agent holds what it does not read
+  if (slow) (void)::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
   make_patient(fd);
   EXPECT_TRUE(net::bind(fd, {IpAddress::parse("127.0.0.1").value(), 0}, AF_INET).has_value());
   mesh_.capture(*net::local_address(fd), front_.outbound(), mesh_.service);
@@ -200,7 +202,7 @@ UniqueFd Applications::dial() {
 }
 
 void Applications::run(Kind kind, size_t bytes, unsigned seed) {
-  const UniqueFd fd = dial();
+  const UniqueFd fd = dial(kind == Kind::kSlow || kind == Kind::kSlowEnd);
   std::array<uint8_t, 16> order{static_cast<uint8_t>(kind)};
   const auto count = static_cast<uint64_t>(bytes);
   std::memcpy(&order[4], &seed, 4);
@@ -245,10 +247,10 @@ void Applications::start(Kind kind, size_t bytes) {
   in_thread([this, kind, bytes, seed] { run(kind, bytes, seed); });
 }
 
-void Applications::keep_connecting() {
+void Applications::keep_starting(Kind kind, size_t bytes) {
   const auto seed = static_cast<unsigned>(10 * (1 + running_++));
-  in_thread([this, seed] {
-    while (!finishing_) run(Kind::kEcho, 500, seed);
+  in_thread([this, kind, bytes, seed] {
+    while (!finishing_) run(kind, bytes, seed);
   });
 }
 

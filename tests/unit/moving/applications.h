@@ -27,14 +27,14 @@ class Applications {
   ~Applications();
   // In a thread of its own each.
   void start(Kind kind, size_t bytes);
-  // New connections, one after the other, until finish().
-  void keep_connecting();
+  // The same over and over, on new connections, until finish().
+  void keep_starting(Kind kind, size_t bytes);
   void finish();  // idle ones and half-closed ones say the rest, and all end
   std::vector<std::string> faults();
   [[nodiscard]] int dialled() const { return dialled_; }
   [[nodiscard]] bool finished() const { return finishing_; }
   // A captured connection, as an application has it.
-  UniqueFd dial();
+  UniqueFd dial(bool slow = false);
   void fault(std::string text);
 
  private:

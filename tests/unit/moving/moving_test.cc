@@ -27,17 +27,19 @@ class Moving : public ::testing::Test {
     applications.reset();
   }
   void everything() {
-    for (int i = 0; i < 3; ++i) applications->start(Kind::kBulk, 64 << 20);
+    for (int i = 0; i < 3; ++i) applications->start(Kind::kBulk, 24 << 20);
     for (int i = 0; i < 8; ++i) applications->start(Kind::kEcho, 2000 + 100 * i);
     for (int i = 0; i < 4; ++i) applications->start(Kind::kHalfClosed, 300000);
-    for (int i = 0; i < 3; ++i) applications->start(Kind::kSlow, 3 << 20);
-    for (int i = 0; i < 3; ++i) applications->start(Kind::kSlowEnd, 2 << 20);
-    for (int i = 0; i < 2; ++i) applications->keep_connecting();
+    for (int i = 0; i < 3; ++i) applications->start(Kind::kSlow, 5 << 20);
+    for (int i = 0; i < 3; ++i) applications->keep_starting(Kind::kSlowEnd, 200000);
+    for (int i = 0; i < 2; ++i) applications->keep_starting(Kind::kEcho, 500);
   }
   // Traffic between two moves, of a length that chance gives.
   void breathe() { (void)::poll(nullptr, 0, static_cast<int>(random() % 25)); }
-  static std::chrono::microseconds longest(const Node& node) {
-    return node.pauses.empty() ? std::chrono::microseconds{} : *std::ranges::max_element(node.pauses);
+  static std::string told(std::vector<std::chrono::microseconds> times) {
+    std::ranges::sort(times);
+    if (times.empty()) return "none";
+    return fmt::format("{} us, {} at most", times[times.size() / 2].count(), times.back().count());
   }
 
   std::minstd_rand random{11};
@@ -65,10 +67,11 @@ TEST_F(Moving, BothEndsManyTimesUnderTraffic) {
   applications->finish();
   EXPECT_GT(moved, 60u * 2 * 10) << "connections were there to be moved";
   EXPECT_GT(applications->dialled(), 21);
-  std::printf(
-      "front: %zu parcels, %zu bytes, longest pause %ld us; back: %zu, %zu, %ld us; %zu moved, %d dialled\n",
-      front->parcels, front->bytes, static_cast<long>(longest(*front).count()), back->parcels, back->bytes,
-      static_cast<long>(longest(*back).count()), moved, applications->dialled());
+  for (const Node* node : {front.get(), back.get()}) {
+    fmt::print("{} parcels of {} bytes together; packing {}; pause {}\n", node->parcels, node->bytes,
+               told(node->packing), told(node->pauses));
+  }
+  fmt::print("{} connections moved, {} dialled\n", moved, applications->dialled());
   EXPECT_EQ(mesh.client_names(), 0u) << "the last owner of a client's name forgets it";
 }
 

@@ -100,6 +100,8 @@ Node::Node(Mesh& mesh, contract::PodId pod) : snapshot(mesh.open), mesh_(mesh) {
   outbound_ = *net::local_address(listeners_.back());
   listeners_.push_back(std::move(*net::tcp_listener({own.ip, kHbonePort}, 1024)));
   net::set_reset_on_close(listeners_[0]);  // as the keeper does
+  const int little = 32768;  // what a slow reader leaves is to be ours to keep; accept() inherits
+  (void)::setsockopt(listeners_[0].get(), SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
   info_.outbound_port = outbound_.port;
   info_.inbound_port = kHbonePort;
   worker_ = make(false);
@@ -146,12 +148,14 @@ WorkerReport Node::report() {
 
 void Node::move(Move how) {
   auto successor = how == Move::kThaw ? nullptr : make(true);
+  const auto begun = Clock::now();
   std::promise<Result<std::vector<Parcel>>> packed;
   worker_->freeze([&packed](Result<std::vector<Parcel>> all) { packed.set_value(std::move(all)); });
   auto future = packed.get_future();
   ASSERT_EQ(future.wait_for(kDeadline), std::future_status::ready);
   auto all = future.get();
   const auto frozen = Clock::now();
+  packing.push_back(std::chrono::duration_cast<std::chrono::microseconds>(frozen - begun));
   ASSERT_TRUE(all.has_value()) << all.error().text();
   parcels += all->size();
   for (const Parcel& parcel : *all) bytes += parcel.bytes.size();
@@ -171,7 +175,7 @@ void Node::move(Move how) {
   worker_->let_go([&gone] { gone.set_value(); });
   gone.get_future().get();
   successor->activate();
-  pauses.push_back(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - frozen));
+  pauses.push_back(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begun));
   worker_ = std::move(successor);
 }
 

@@ -62,7 +62,8 @@ class Node {
   // Of the successors to come.
   state::SnapshotPtr snapshot;
 
-  std::vector<std::chrono::microseconds> pauses;  // from the freeze to the activation
+  // From the call of freeze() to its answer, and to the activation of the successor.
+  std::vector<std::chrono::microseconds> packing, pauses;
   size_t parcels = 0;
   size_t bytes = 0;
 
