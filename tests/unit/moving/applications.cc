@@ -54,9 +54,9 @@ void Applications::fault(std::string text) {
   faults_.push_back(std::move(text));
 }
 
-std::vector<std::string> Applications::faults() {
+std::vector<std::string> Applications::unexpected_faults() {
   const std::lock_guard lock(mutex_);
-  return faults_;
+  return expects_faults_ ? std::vector<std::string>() : faults_;
 }
 
 void Applications::in_thread(std::function<void()> function) {
@@ -133,12 +133,15 @@ bool Applications::hear_end(BorrowedFd fd) {
 
 void Applications::accept_all() {
   while (!stopping_) {
-    pollfd ready{mesh_.application_listener.get(), POLLIN, 0};
-    if (::poll(&ready, 1, 20) <= 0) continue;
-    auto accepted = net::accept(mesh_.application_listener);
-    if (!accepted || !*accepted) continue;
-    auto fd = std::make_shared<UniqueFd>(std::move((*accepted)->fd));
-    in_thread([this, fd] { serve(std::move(*fd)); });
+    std::vector<pollfd> ready;
+    for (const UniqueFd& listener : mesh_.application_listeners) ready.push_back({listener.get(), POLLIN, 0});
+    if (::poll(ready.data(), ready.size(), 20) <= 0) continue;
+    for (const UniqueFd& listener : mesh_.application_listeners) {
+      auto accepted = net::accept(listener);
+      if (!accepted || !*accepted) continue;
+      auto fd = std::make_shared<UniqueFd>(std::move((*accepted)->fd));
+      in_thread([this, fd] { serve(std::move(*fd)); });
+    }
   }
 }
 
@@ -153,6 +156,7 @@ void Applications::serve(UniqueFd fd) {
   std::memcpy(&wanted.seed, &order[4], 4);
   std::memcpy(&wanted.bytes, &order[8], 8);
   switch (static_cast<Kind>(wanted.kind)) {
+    case Kind::kLikeTls:
     case Kind::kEcho: {
       std::array<uint8_t, 4096> chunk;
       for (;;) {
@@ -186,13 +190,13 @@ void Applications::serve(UniqueFd fd) {
 
 // ---- the client
 
-UniqueFd Applications::dial(bool slow) {
+UniqueFd Applications::dial(const SocketAddress& destination, bool slow) {
   auto fd = std::move(*net::tcp_socket(AF_INET));
   const int little = 8192;  // so that its agent holds what it does not read
   if (slow) (void)::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
   make_patient(fd);
   EXPECT_TRUE(net::bind(fd, {IpAddress::parse("127.0.0.1").value(), 0}, AF_INET).has_value());
-  mesh_.capture(*net::local_address(fd), front_.outbound(), mesh_.service);
+  mesh_.capture(*net::local_address(fd), front_.outbound(), destination);
   sockaddr_storage to{};
   const socklen_t length = front_.outbound().to(to, AF_INET);
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&to), length) != 0)
@@ -201,15 +205,18 @@ UniqueFd Applications::dial(bool slow) {
   return fd;
 }
 
-void Applications::run(Kind kind, size_t bytes, unsigned seed) {
-  const UniqueFd fd = dial(kind == Kind::kSlow || kind == Kind::kSlowEnd);
+void Applications::talk(UniqueFd fd, Kind kind, size_t bytes, unsigned seed) {
+  make_patient(fd);
   std::array<uint8_t, 16> order{static_cast<uint8_t>(kind)};
   const auto count = static_cast<uint64_t>(bytes);
   std::memcpy(&order[4], &seed, 4);
   std::memcpy(&order[8], &count, 8);
-  if (::send(fd.get(), order.data(), order.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(order.size()))
+  const size_t skip = kind == Kind::kLikeTls ? 4 : 0;  // its caller has said them
+  const size_t rest = order.size() - skip;
+  if (::send(fd.get(), &order[skip], rest, MSG_NOSIGNAL) != static_cast<ssize_t>(rest))
     return fault(fmt::format("{}: order: {}", seed, std::strerror(errno)));
   switch (kind) {
+    case Kind::kLikeTls:
     case Kind::kEcho: {  // in two parts, with all of the test between them when it is a long one
       if (!say(fd, seed, bytes) || !hear(fd, seed, bytes)) return;
       if (bytes > 1000) wait_for_finish();
@@ -242,15 +249,16 @@ void Applications::run(Kind kind, size_t bytes, unsigned seed) {
   }
 }
 
-void Applications::start(Kind kind, size_t bytes) {
+void Applications::start(Kind kind, size_t bytes, const SocketAddress& to) {
   const auto seed = static_cast<unsigned>(10 * (1 + running_++));
-  in_thread([this, kind, bytes, seed] { run(kind, bytes, seed); });
+  const bool slow = kind == Kind::kSlow || kind == Kind::kSlowEnd;
+  in_thread([this, kind, bytes, seed, to, slow] { talk(dial(to, slow), kind, bytes, seed); });
 }
 
 void Applications::keep_starting(Kind kind, size_t bytes) {
   const auto seed = static_cast<unsigned>(10 * (1 + running_++));
   in_thread([this, kind, bytes, seed] {
-    while (!finishing_) run(kind, bytes, seed);
+    while (!finishing_) talk(dial(mesh_.service, kind == Kind::kSlowEnd), kind, bytes, seed);
   });
 }
 

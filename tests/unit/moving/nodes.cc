@@ -1,15 +1,21 @@
 #include "unit/moving/nodes.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <future>
+#include <thread>
 
 #include "ebpf/abi_convert.h"
 #include "ebpf/map.h"
 #include "net/socket.h"
+#include "state/decode.h"
 #include "support/cert_factory.h"
 #include "unit/state/mesh_for_test.h"
 
@@ -42,21 +48,48 @@ UniqueFd copy_of(const UniqueFd& fd) {
 
 }  // namespace
 
-Mesh::Mesh() : front(own_address(0)), back(own_address(1)), service(own_address(2)) {
+// A network namespace whose loopback is up.
+UniqueFd make_netns() {
+  UniqueFd netns;
+  std::thread([&netns] {
+    if (::unshare(CLONE_NEWNET) != 0) return;
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request{};
+    request.ifr_name[0] = 'l', request.ifr_name[1] = 'o';
+    request.ifr_flags = IFF_UP;
+    if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) return;
+    netns.reset(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+  }).join();
+  return netns;
+}
+
+Mesh::Mesh(bool tunnels_in_place)
+    : front(*SocketAddress::parse("127.0.0.1:0")),  // what the kernel gives whoever connects on loopback
+      back(own_address(1)),
+      service(own_address(2)),
+      outside(own_address(0)),
+      in_place(tunnels_in_place),
+      netns_(make_netns()) {
   originals_map_ = make_map(sizeof(abi::fl_connection), sizeof(abi::fl_original));
   clients_map_ = make_map(sizeof(abi::fl_flow), sizeof(abi::fl_client));
-  if (!originals_map_ || !clients_map_) return;
+  if (!originals_map_ || !clients_map_ || !netns_) return;
   originals = std::make_unique<ebpf::OriginalDestinations>(copy_of(originals_map_));
   clients = std::make_unique<ebpf::ClientNames>(copy_of(clients_map_));
   service.port = kServicePort;
-  application_listener = std::move(*net::tcp_listener(back, 1024));
-  application = net::local_address(application_listener)->port;
+  in_back([this] { application_listeners.push_back(std::move(*net::tcp_listener(back, 1024))); });
+  application = net::local_address(application_listeners[0])->port;
+  application_listeners.push_back(std::move(*net::tcp_listener(outside, 1024)));
+  outside = *net::local_address(application_listeners[1]);
+  application_listeners.push_back(std::move(*net::tcp_listener(front, 1024)));
+  self = *net::local_address(application_listeners[2]);
 
   state::SnapshotBuilder builder;
   auto server = state::workload("back", back.ip.to_string());
   state::join(server, "back", application);
+  if (in_place) server.mutable_workload()->add_extensions()->set_name(std::string(state::kInPlaceExtension));
   EXPECT_TRUE(builder.set_address("front", state::workload("front", front.ip.to_string())));
   EXPECT_TRUE(builder.set_address("back", server));
+  EXPECT_TRUE(builder.set_address("outside", state::workload("outside", outside.ip.to_string(), false)));
   EXPECT_TRUE(
       builder.set_address(state::service_resource("back"), state::service("back", service.ip.to_string())));
   open = builder.build();
@@ -73,6 +106,28 @@ Mesh::Mesh() : front(own_address(0)), back(own_address(1)), service(own_address(
     EXPECT_TRUE(made.has_value()) << made.error().text();
     credentials.push_back(*made);
   }
+}
+
+void Mesh::in_back(const std::function<void()>& function) const {
+  std::thread([&] {
+    EXPECT_EQ(::setns(netns_.get(), CLONE_NEWNET), 0);
+    function();
+  }).join();
+}
+
+std::vector<UniqueFd> Mesh::sockets(contract::PodId pod, int family) const {
+  std::vector<UniqueFd> made;
+  const auto make = [&] {
+    for (size_t i = 0; i < contract::kSocketBatch; ++i) {
+      made.push_back(std::move(*net::tcp_socket(family)));
+    }
+  };
+  if (pod == kBack) {
+    in_back(make);
+  } else {
+    make();
+  }
+  return made;
 }
 
 size_t Mesh::client_names() const {
@@ -98,12 +153,14 @@ Node::Node(Mesh& mesh, contract::PodId pod) : snapshot(mesh.open), mesh_(mesh) {
   info_.addresses = {own.ip};
   listeners_.push_back(std::move(*net::tcp_listener(own, 1024)));
   outbound_ = *net::local_address(listeners_.back());
-  listeners_.push_back(std::move(*net::tcp_listener({own.ip, kHbonePort}, 1024)));
+  const uint16_t port = is_front ? 0 : mesh.in_place ? mesh.application : kHbonePort;
+  listeners_.push_back(std::move(*net::tcp_listener({own.ip, port}, 1024)));
+  inbound_ = *net::local_address(listeners_.back());
   net::set_reset_on_close(listeners_[0]);  // as the keeper does
   const int little = 32768;  // what a slow reader leaves is to be ours to keep; accept() inherits
   (void)::setsockopt(listeners_[0].get(), SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
   info_.outbound_port = outbound_.port;
-  info_.inbound_port = kHbonePort;
+  info_.inbound_port = 1;  // where nobody is
   worker_ = make(false);
 }
 
@@ -114,11 +171,8 @@ std::unique_ptr<Worker> Node::make(bool successor) {
   shared.originals = mesh_.originals.get();
   shared.clients = mesh_.clients.get();
   shared.successor = successor;
-  shared.need_sockets = [](Worker& worker, contract::PodId pod, int family) {
-    std::vector<UniqueFd> sockets;
-    for (size_t i = 0; i < contract::kSocketBatch; ++i)
-      sockets.push_back(std::move(*net::tcp_socket(family)));
-    worker.give_sockets(pod, family, std::move(sockets));
+  shared.need_sockets = [this](Worker& worker, contract::PodId pod, int family) {
+    if (mesh_.withheld != pod) worker.give_sockets(pod, family, mesh_.sockets(pod, family));
   };
   auto worker = std::move(*Worker::create(shared));
   worker->start();
@@ -130,6 +184,10 @@ std::unique_ptr<Worker> Node::make(bool successor) {
   worker->set_snapshot(snapshot, [&taken] { taken.set_value(); });
   EXPECT_EQ(taken.get_future().wait_for(kDeadline), std::future_status::ready);
   return worker;
+}
+
+void Node::give_withheld() {
+  worker_->give_sockets(info_.pod, AF_INET, mesh_.sockets(info_.pod, AF_INET));
 }
 
 void Node::set_snapshot(const state::SnapshotPtr& next) {
@@ -166,7 +224,7 @@ void Node::move(Move how) {
   std::promise<Result<void>> unpacked;
   successor->unpack(std::move(*all), [&unpacked](Result<void> done) { unpacked.set_value(std::move(done)); });
   const Result<void> done = unpacked.get_future().get();
-  EXPECT_EQ(done.has_value(), !spoilt) << (done ? "" : done.error().text());
+  ASSERT_EQ(done.has_value(), !spoilt) << (done ? "" : done.error().text());
   if (how != Move::kCommit) {
     successor.reset();
     return worker_->thaw();
