@@ -202,7 +202,7 @@ void Connection::Impl::data_chunk(std::span<const uint8_t> chunk) {
 
 Connection::OpenData Connection::open_data() const noexcept {
   const Impl& impl = *impl_;
-  if (impl.reading != Impl::Reading::kData || !impl.padding_known || impl.padding != 0 || impl.dead)
+  if (impl.reading != Reading::kData || !impl.padding_known || impl.padding != 0 || impl.dead)
     return {};
   const Stream* stream = impl.find(impl.current.stream);
   if (stream == nullptr) return {};

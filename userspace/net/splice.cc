@@ -29,6 +29,14 @@ Result<Pipe> Pipe::create(size_t size) {
   return pipe;
 }
 
+Pipe Pipe::of(UniqueFd read_end, UniqueFd write_end, size_t holds) noexcept {
+  Pipe pipe;
+  pipe.read_end_ = std::move(read_end);
+  pipe.write_end_ = std::move(write_end);
+  pipe.holds_ = holds;
+  return pipe;
+}
+
 Result<IoResult> Pipe::fill(BorrowedFd from, size_t maximum) {
   const ssize_t count = ::splice(from.get(), nullptr, write_end_.get(), nullptr, maximum, kFlags);
   const auto result = moved(count, errno);

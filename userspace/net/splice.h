@@ -22,6 +22,9 @@ class Pipe {
   // Non-blocking; `size` in bytes is a wish: the kernel grants less to a user with many pipes (pipe(7)).
   static Result<Pipe> create(size_t size);
 
+  // One that another process made, with `holds` bytes in it.
+  static Pipe of(UniqueFd read_end, UniqueFd write_end, size_t holds) noexcept;
+
   explicit operator bool() const noexcept { return static_cast<bool>(read_end_); }
   [[nodiscard]] size_t holds() const noexcept { return holds_; }
   [[nodiscard]] bool empty() const noexcept { return holds_ == 0; }

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "net/splice.h"
 #include "proxy/moving_codec.h"
 #include "state/snapshot.h"
 
@@ -40,6 +41,9 @@ class Arrival {
   bool listed_ = false;
   std::unordered_map<std::string, std::shared_ptr<const state::Service>> services_;
 };
+
+Result<PipeState> state_of(const net::Pipe& pipe);
+net::Pipe pipe_of(PipeState state) noexcept;
 
 // From now until `deadline`, none when it has passed.
 inline Milliseconds time_left(TimePoint deadline, TimePoint now) noexcept {

@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "proxy/connection.h"
 #include "proxy/limits.h"
+#include "proxy/record_socket.h"
 
 namespace fairlead::proxy {
 namespace {
@@ -200,6 +201,17 @@ void fields(Codec& io, SpiffeId& id) {
 }
 
 template <class Codec>
+void fields(Codec& io, PipeState& pipe) {
+  io.socket(pipe.read_end);
+  io.socket(pipe.write_end);
+  io.number(pipe.holds);
+  if constexpr (Codec::kReads) {
+    const bool there = pipe.holds > 0;
+    io.check(static_cast<bool>(pipe.read_end) == there && static_cast<bool>(pipe.write_end) == there);
+  }
+}
+
+template <class Codec>
 void fields(Codec& io, ClientNameState& name) {
   io.flag(name.published);
   io.address(name.local);
@@ -223,8 +235,10 @@ template <class Codec>
 void fields(Codec& io, RecordSocketState& records) {
   io.socket(records.fd);
   io.check(!Codec::kReads || static_cast<bool>(records.fd));
-  io.choice(records.sealing, RecordMode::kUserSpace);
-  io.choice(records.opening, RecordMode::kUserSpace);
+  constexpr auto kLastPlace = static_cast<uint8_t>(RecordSocket::Place::kRefused);
+  io.number(records.transmits);
+  io.number(records.receives);
+  io.check(records.transmits <= kLastPlace && records.receives <= kLastPlace);
   io.number(records.seal.sequence);
   io.number(records.open.sequence);
   io.number(records.sealed_records);
@@ -236,6 +250,13 @@ void fields(Codec& io, RecordSocketState& records) {
   io.flag(records.opened.closed);
   io.block(records.received);
   io.block(records.sealed);
+  io.number(records.sent_at_most);
+  io.number(records.type);
+  io.flag(records.pending_record);
+  io.flag(records.owes_update);
+  io.flag(records.owes_close);
+  io.flag(records.rekeys);
+  io.flag(records.worn);
 }
 
 template <class Codec>
@@ -249,6 +270,14 @@ void fields(Codec& io, TunnelState& tunnel) {
   io.time(tunnel.idle_in);
   io.time(tunnel.quiet_in);
   io.time(tunnel.calm_in);
+  io.number(tunnel.bulk_written);
+  io.number(tunnel.bulk_read);
+  fields(io, tunnel.pipe);
+  io.number(tunnel.before);
+  io.flag(tunnel.header_next);
+  io.flag(tunnel.farewell);
+  io.time(tunnel.farewell_in);
+  io.check(tunnel.before <= tunnel.streams.output.size());
 }
 
 template <class Codec>
@@ -256,6 +285,7 @@ void fields(Codec& io, StreamRelayState& relay) {
   io.number(relay.stream);
   io.flag(relay.on_stream);
   io.socket(relay.application);
+  fields(io, relay.pipe);
   io.block(relay.pending);
   io.block(relay.said);
   io.number(relay.said_again);

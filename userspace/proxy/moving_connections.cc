@@ -143,6 +143,7 @@ void OutboundConnection::move_in(Arrival& arrival, std::shared_ptr<Pod> pod, Tun
   } else if (state.stage != Stage::kSettingUp) {
     connection->stream_.emplace(worker.reactor(), worker.counters(), *connection);
     connection->stream_->resume(std::move(state.relay), tunnel != nullptr ? &tunnel->streams() : nullptr);
+    if (tunnel != nullptr) connection->stream_->use(*tunnel);
   }
 }
 
@@ -241,6 +242,7 @@ void InboundStream::move_in(Arrival& arrival, std::shared_ptr<Pod> pod, Tunnel* 
   connection->application_.name = name_here(worker, *connection->pod_, state.name);
   if (tunnel != nullptr) connection->record_.tunnel_id = tunnel->id();
   connection->relay_.resume(std::move(state.relay), tunnel != nullptr ? &tunnel->streams() : nullptr);
+  if (tunnel != nullptr) connection->relay_.use(*tunnel);
 }
 
 void InboundStream::activate() {

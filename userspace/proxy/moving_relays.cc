@@ -1,6 +1,7 @@
 // How relays move: what they have read and not written yet goes with them; what is ready in their sockets is
 // reported anew where they go on.
 #include "net/socket.h"
+#include "proxy/departure.h"
 #include "proxy/socket_relay.h"
 #include "proxy/stream_relay.h"
 
@@ -14,6 +15,7 @@ Result<StreamRelayState> StreamRelay::state() const {
   if (application_) {
     FL_TRY_ASSIGN(state.application, net::duplicate(application_));
   }
+  FL_TRY_ASSIGN(state.pipe, state_of(pipe_));
   state.stream = stream_;
   state.on_stream = connection_ != nullptr;
   state.pending.append(pending_.span());
@@ -35,6 +37,7 @@ void StreamRelay::resume(StreamRelayState state, hbone::Connection* connection) 
   stream_ = state.stream;
   if (connection != nullptr) connection->attach(stream_, *this);
   application_ = std::move(state.application);
+  pipe_ = pipe_of(std::move(state.pipe));
   pending_ = std::move(state.pending);
   said_ = std::move(state.said);
   said_again_ = state.said_again;
@@ -59,6 +62,7 @@ void StreamRelay::let_go() noexcept {
   connection_ = nullptr;
   if (application_) reactor_.unwatch(application_);
   application_.reset();
+  pipe_ = net::Pipe();
   pending_.release();
   said_.release();
 }

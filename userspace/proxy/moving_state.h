@@ -20,18 +20,32 @@
 
 namespace fairlead::proxy {
 
-// RecordSocket. Where a direction's records are made: one that the successor does not know is refused.
-enum class RecordMode : uint8_t { kUserSpace = 0 };
+// net::Pipe: bytes on their way past user space. An empty one does not move.
+struct PipeState {
+  UniqueFd read_end;
+  UniqueFd write_end;
+  uint64_t holds = 0;
+};
+
+// RecordSocket. Where a direction's records are made (RecordSocket::Place): one that the successor does not
+// know is refused. What the kernel knows of a direction stays with the socket.
 struct RecordSocketState {
   UniqueFd fd;
-  RecordMode sealing = RecordMode::kUserSpace;
-  RecordMode opening = RecordMode::kUserSpace;
+  uint8_t transmits = 0;
+  uint8_t receives = 0;
   tls::RecordState seal;  // of it, suite, secret and sequence number move
   tls::RecordState open;
   uint64_t sealed_records = 0;
   tls::RecordOpener::Progress opened;
   Buffer received;
   Buffer sealed;
+  uint64_t sent_at_most = 0;
+  uint8_t type = 0;  // tls::ContentType of `received`, where the kernel receives
+  bool pending_record = false;
+  bool owes_update = false;
+  bool owes_close = false;
+  bool rekeys = false;
+  bool worn = false;
 };
 
 struct TunnelState {
@@ -44,12 +58,20 @@ struct TunnelState {
   Milliseconds idle_in{};
   Milliseconds quiet_in{};
   Milliseconds calm_in{};
+  uint64_t bulk_written = 0;
+  uint64_t bulk_read = 0;
+  PipeState pipe;
+  uint64_t before = 0;
+  bool header_next = false;
+  bool farewell = false;
+  Milliseconds farewell_in{};
 };
 
 struct StreamRelayState {
   hbone::StreamId stream = 0;
   bool on_stream = false;  // the stream is not over
   UniqueFd application;    // none yet: invalid
+  PipeState pipe;
   Buffer pending;
   Buffer said;
   uint32_t said_again = 0;

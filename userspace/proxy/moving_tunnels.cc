@@ -8,6 +8,19 @@
 
 namespace fairlead::proxy {
 
+Result<PipeState> state_of(const net::Pipe& pipe) {
+  PipeState state;
+  if (pipe.empty()) return state;
+  FL_TRY_ASSIGN(state.read_end, net::duplicate(pipe.read_end()));
+  FL_TRY_ASSIGN(state.write_end, net::duplicate(pipe.write_end()));
+  state.holds = pipe.holds();
+  return state;
+}
+
+net::Pipe pipe_of(PipeState state) noexcept {
+  return net::Pipe::of(std::move(state.read_end), std::move(state.write_end), state.holds);
+}
+
 // ---- RecordSocket
 // ------------------------------------------------------------------------------------------------------
 
@@ -20,6 +33,15 @@ Result<RecordSocketState> RecordSocket::state() const {
   state.opened = opener_.progress();
   state.received.append(received_.span());
   state.sealed.append(sealed_.span());
+  state.transmits = static_cast<uint8_t>(transmits_);
+  state.receives = static_cast<uint8_t>(receives_);
+  state.sent_at_most = sent_at_most_;
+  state.type = static_cast<uint8_t>(type_);
+  state.pending_record = pending_record_;
+  state.owes_update = owes_update_;
+  state.owes_close = owes_close_;
+  state.rekeys = rekeys_;
+  state.worn = worn_;
   return state;
 }
 
@@ -29,6 +51,15 @@ Result<RecordSocket> RecordSocket::resume(RecordSocketState state) {
   RecordSocket records(std::move(state.fd), std::move(sealer), std::move(opener));
   records.received_ = std::move(state.received);
   records.sealed_ = std::move(state.sealed);
+  records.transmits_ = static_cast<Place>(state.transmits);
+  records.receives_ = static_cast<Place>(state.receives);
+  records.sent_at_most_ = state.sent_at_most;
+  records.type_ = static_cast<tls::ContentType>(state.type);
+  records.pending_record_ = state.pending_record;
+  records.owes_update_ = state.owes_update;
+  records.owes_close_ = state.owes_close;
+  records.rekeys_ = state.rekeys;
+  records.worn_ = state.worn;
   return records;
 }
 
@@ -47,6 +78,13 @@ Result<TunnelState> Tunnel::state() const {
   state.idle_in = time_left(idle_.deadline(), now);
   state.quiet_in = time_left(quiet_.deadline(), now);
   state.calm_in = time_left(calm_at_, now);
+  state.bulk_written = bulk_written_;
+  state.bulk_read = bulk_read_;
+  FL_TRY_ASSIGN(state.pipe, state_of(pipe_));
+  state.before = before_;
+  state.header_next = header_next_;
+  state.farewell = farewell_;
+  state.farewell_in = time_left(farewell_until_, now);
   return state;
 }
 
@@ -63,6 +101,15 @@ Result<std::unique_ptr<Tunnel>> Tunnel::resume(Reactor& reactor, uint64_t id, Tu
   tunnel->calm_at_ = now + state.calm_in;
   tunnel->idle_in_ = state.idle_in;
   tunnel->quiet_in_ = state.quiet_in;
+  tunnel->bulk_written_ = state.bulk_written;
+  tunnel->bulk_read_ = state.bulk_read;
+  tunnel->pipe_ = pipe_of(std::move(state.pipe));
+  tunnel->before_ = state.before;
+  tunnel->header_next_ = state.header_next;
+  tunnel->farewell_ = state.farewell;
+  tunnel->farewell_until_ = now + state.farewell_in;
+  tunnel->transmits_ = tunnel->records_.transmits();  // counted by the predecessor
+  tunnel->receives_ = tunnel->records_.receives();
   const Result<void> resumed = tunnel->streams_.resume(std::move(state.streams));
   if (!resumed) {
     tunnel->let_go();
@@ -113,6 +160,7 @@ Result<void> TunnelPool::move_out(Departure& departure) const {
 Result<Tunnel*> TunnelPool::move_in(OutboundTunnelState& state) {
   FL_TRY_ASSIGN(auto tunnel,
                 Tunnel::resume(worker_.reactor(), worker_.new_id(), std::move(state.tunnel), *this));
+  if (worker_.shared().kernel != nullptr) tunnel->use_kernel(*worker_.shared().kernel);
   Entry& entry = entries_[{state.address, state.identity, state.in_place}];
   entry.peer_limit = state.peer_limit == UINT32_MAX ? SIZE_MAX : state.peer_limit;
   entry.tunnels.push_back(std::move(tunnel));
@@ -160,6 +208,7 @@ Result<void> InboundTunnels::move_out(Departure& departure) const {
 Result<Tunnel*> InboundTunnels::move_in(std::shared_ptr<Pod> pod, InboundTunnelState& state) {
   FL_TRY_ASSIGN(auto tunnel,
                 Tunnel::resume(worker_.reactor(), worker_.new_id(), std::move(state.tunnel), *this));
+  if (worker_.shared().kernel != nullptr) tunnel->use_kernel(*worker_.shared().kernel);
   Tunnel* const borrowed = tunnel.get();
   const InboundStream::Origin origin{state.local, state.peer, state.in_place};
   entries_.emplace(borrowed, Entry{std::move(tunnel), std::move(pod), origin, limits_.take(origin.peer.ip)});
