@@ -22,15 +22,20 @@ void request(Bytes input);      // PEM of a certificate signing request
 void discovery(Bytes input);    // xDS resources and what is decided by them
 void manifests(Bytes input);    // Kubernetes manifests and what is made of them
 void contract(Bytes input);     // messages between keeper and proxy
+void parcel(Bytes input);       // what a successor gets of its predecessor
+void http2_state(Bytes input);  // of an HTTP/2 connection, and what its peer says next
 
 struct Target {
   std::string_view name;
   void (*run)(Bytes input);
 };
 inline constexpr Target kTargets[] = {
-    {"frames", frames},           {"hpack", hpack},     {"spiffe", spiffe},       {"hello", hello},
-    {"certificate", certificate}, {"request", request}, {"discovery", discovery}, {"manifests", manifests},
-    {"contract", contract},
+    {"frames", frames},           {"hpack", hpack},
+    {"spiffe", spiffe},           {"hello", hello},
+    {"certificate", certificate}, {"request", request},
+    {"discovery", discovery},     {"manifests", manifests},
+    {"contract", contract},       {"parcel", parcel},
+    {"http2_state", http2_state},
 };
 
 inline std::string_view text_of(Bytes input) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <map>
 #include <string>
 
@@ -345,6 +346,44 @@ TEST_F(StreamRelayTest, ASlowReaderOutlivesTheTunnel) {
   EXPECT_EQ(read, sent);
   EXPECT_GT(sent, 200000U);
   EXPECT_EQ(ended, "orderly");
+}
+
+// What came by splice and waits in a pipe goes to the successor with it; the application's socket is full.
+TEST_F(StreamRelayTest, APipeMovesWithWhatItHolds) {
+  const int little = 4096;
+  ASSERT_EQ(::setsockopt(captured.get(), SOL_SOCKET, SO_SNDBUF, &little, sizeof little), 0);
+  ASSERT_EQ(::setsockopt(application.get(), SOL_SOCKET, SO_RCVBUF, &little, sizeof little), 0);
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()), 0);
+  const UniqueFd transport(ends[0]), peer(ends[1]);
+  open(first);
+  turn(first);
+  answer(first, 200);
+  ASSERT_TRUE(relay->start().has_value());
+  std::string sent;
+  for (int i = 0; i < 50; ++i) {
+    const std::string piece(4000, static_cast<char>('a' + i % 26));
+    ASSERT_EQ(::send(peer.get(), piece.data(), piece.size(), 0), 4000);
+    const auto taken = relay->take_from(transport, 4000);
+    ASSERT_TRUE(taken.has_value());
+    if (taken->bytes == 0) break;  // something waits: the rest is to be copied
+    ASSERT_EQ(taken->bytes, 4000U);
+    sent += piece;
+  }
+  auto state = relay->state();
+  ASSERT_TRUE(state.has_value());
+  ASSERT_GT(state->pipe.holds, 0U);
+  relay->let_go();
+  relay = std::make_unique<StreamRelay>(*reactor, counters, *this);
+  relay->resume(std::move(*state), &first.client.streams);
+  relay->activate();
+  std::string got;
+  for (int i = 0; i < 2000 && got.size() < sent.size(); ++i) {
+    reactor->run_turn(1);
+    got += heard();
+  }
+  EXPECT_TRUE(got == sent) << got.size() << " of " << sent.size();
+  EXPECT_EQ(relay->received(), sent.size());
 }
 
 }  // namespace
