@@ -1,5 +1,5 @@
 // The state of an HTTP/2 connection as a value: what another process needs to go on in the middle of a frame,
-// a header block or a stream, so that the peer sees one conversation (docs/adr/0010-state-that-moves.md).
+// a header block or a stream, so that the peer sees one conversation (docs/adr/0012-state-that-moves.md).
 //
 // What a decoder of the peer's has learnt cannot be taken back, so the decoder's table travels. Ours towards
 // the peer need not: the encoder begins with an empty table and says so in its next block (RFC 7541 §4.2).

@@ -18,7 +18,7 @@
 //
 // A parcel is hostile bytes to whoever unpacks it: one that is cut short, too long, of another version or
 // with another number of file descriptors than it speaks of is refused, and with it all of them. The format
-// is in docs/adr/0010-state-that-moves.md. Parcels hold traffic keys: their bytes are wiped when they are
+// is in docs/adr/0012-state-that-moves.md. Parcels hold traffic keys: their bytes are wiped when they are
 // destroyed.
 #pragma once
 
