@@ -16,6 +16,7 @@ HELP = """Usage: scripts/lab VERB [ARGUMENTS] [--name LAB]      (LAB is "lab" un
   exec NS/POD -- CMD…     run a command inside a pod (its network namespace, cgroup and names)
   apply FILE…             create or change objects      delete FILE…    remove them
   agent NODE start|stop|kill|restart [--proxy]          (stop: SIGTERM, kill: SIGKILL; --proxy: kill only its proxy)
+  agent NODE upgrade      start a successor beside the agent: it takes over, and the old one ends
   controller start|stop|kill|restart
   logs NODE|controller|NS/POD                           what it printed
   fairlead NODE -- ARGS…  the CLI of that node's agent: `scripts/lab fairlead node1 -- connection list`
@@ -137,8 +138,8 @@ def _delete(lab, arguments, _):
 
 def _agent(lab, arguments, _):
     only_proxy = _take_option(arguments, "--proxy", has_value=False)
-    if len(arguments) != 2 or arguments[1] not in ("start", "stop", "kill", "restart"):
-        raise Usage("agent NODE start|stop|kill|restart")
+    if len(arguments) != 2 or arguments[1] not in ("start", "stop", "kill", "restart", "upgrade"):
+        raise Usage("agent NODE start|stop|kill|restart|upgrade")
     if only_proxy and arguments[1] != "kill":
         raise Usage("--proxy goes with kill")
     verbs.agent(lab, arguments[0], arguments[1], only_proxy=bool(only_proxy))

@@ -212,8 +212,11 @@ def agent(lab, node, verb, only_proxy=False):
             mesh.kill_proxy(names, node)
         elif verb in ("stop", "kill", "restart"):
             mesh.stop_agent(names, node, signal.SIGKILL if verb == "kill" else signal.SIGTERM)
+        if verb == "upgrade":
+            mesh.upgrade_agent(names, node)
         if verb in ("start", "restart"):
             mesh.start_agent(names, node)
+        if verb in ("start", "restart", "upgrade"):
             mesh.wait_for_agent(names, node)
             _enrol(names, state)
 

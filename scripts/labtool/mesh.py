@@ -61,7 +61,7 @@ def _environment(name):
     return {key: value + more if key.endswith("SAN_OPTIONS") else value for key, value in os.environ.items()}
 
 
-def _start(names, name, command, netns, cgroup):
+def _spawn(names, name, command, netns, cgroup):
     os.makedirs(os.path.dirname(names.log("x")), exist_ok=True)
     os.makedirs(cgroup, exist_ok=True)
 
@@ -70,10 +70,17 @@ def _start(names, name, command, netns, cgroup):
         enter_netns(netns)
 
     with open(names.log(name), "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                   env=_environment(name), preexec_fn=enter)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                env=_environment(name), preexec_fn=enter)
+
+
+def _start(names, name, command, netns, cgroup):
+    _remember(names, name, _spawn(names, name, command, netns, cgroup).pid)
+
+
+def _remember(names, name, pid):
     with open(_pid_file(names, name), "w") as file:
-        file.write(str(process.pid))
+        file.write(str(pid))
 
 
 def _pid_file(names, name):
@@ -206,13 +213,37 @@ def change_root(names, step):
     return run(binary("fairlead-controller"), "root", step, "--config", controller_config(names))
 
 
-def start_agent(names, node):
-    if pid_of(names, f"agent-{node}"):
-        return
+def _agent_start(names, node):
+    """What _spawn and _start want to know of an agent."""
     ensure_bpffs()
     config = agent_config(names, node)
-    _start(names, f"agent-{node}", [binary("fairlead-agent"), "--config", config], names.node_netns(node),
-           cgroups.system(names.lab, node))
+    return (names, f"agent-{node}", [binary("fairlead-agent"), "--config", config], names.node_netns(node),
+            cgroups.system(names.lab, node))
+
+
+def start_agent(names, node):
+    if not pid_of(names, f"agent-{node}"):
+        _start(*_agent_start(names, node))
+
+
+def spawn_successor(names, node):
+    """A second agent beside the one that runs."""
+    return _spawn(*_agent_start(names, node))
+
+
+def upgrade_agent(names, node, seconds=90):
+    """A successor takes over from the agent that runs, which ends; or the successor ends, and this raises LabError."""
+    name = f"agent-{node}"
+    old = pid_of(names, name)
+    if old is None:
+        raise LabError(f"the agent of {node} does not run: `scripts/lab agent {node} start` is what you want")
+    successor = spawn_successor(names, node)
+    wait_until(lambda: successor.poll() is not None or pid_of(names, name) is None or _reaped(old), seconds,
+               f"neither the agent of {node} (pid {old}) nor its successor (pid {successor.pid}) has ended")
+    if successor.poll() is not None:
+        raise LabError(f"the successor of the agent of {node} has ended with status {successor.returncode}: see `lab logs {node}`")
+    _remember(names, name, successor.pid)
+    return successor.pid
 
 
 def wait_for_agent(names, node, seconds=20):

@@ -1,5 +1,7 @@
 // What controllers, users and the other half of the agent say.
+#include "contract/hand_over.h"
 #include "contract/keeper_proxy.h"
+#include "contract/parcels.h"
 #include "control/model/translate.h"
 #include "control/source/source.h"
 #include "fuzz/targets.h"
@@ -54,6 +56,29 @@ void contract(Bytes input) {
   if (!message) return;
   Buffer out;
   fairlead::contract::encode(*message, out);
+  promise(std::equal(input.begin(), input.end(), out.span().begin(), out.span().end()),
+          "a message has one spelling");
+}
+
+void handover(Bytes input) {
+  namespace protocol = fairlead::contract::hand_over;
+  const auto message = protocol::decode(input);
+  if (!message) return;
+  Buffer out;
+  protocol::encode(*message, out);
+  // What a later version appends to its question is not ours to repeat.
+  const auto* ask = std::get_if<protocol::Ask>(&*message);
+  const bool later = ask != nullptr && ask->newest > protocol::kNewest;
+  promise(later ? out.size() <= input.size() : out.size() == input.size(), "a message has one length");
+  promise(std::equal(out.span().begin(), out.span().end(), input.begin()), "a message has one spelling");
+}
+
+void parcels(Bytes input) {
+  namespace protocol = fairlead::contract::parcels;
+  const auto message = protocol::decode(input);
+  if (!message) return;
+  Buffer out;
+  protocol::encode(*message, out);
   promise(std::equal(input.begin(), input.end(), out.span().begin(), out.span().end()),
           "a message has one spelling");
 }

@@ -24,6 +24,8 @@ void manifests(Bytes input);    // Kubernetes manifests and what is made of them
 void contract(Bytes input);     // messages between keeper and proxy
 void parcel(Bytes input);       // what a successor gets of its predecessor
 void http2_state(Bytes input);  // of an HTTP/2 connection, and what its peer says next
+void handover(Bytes input);     // … between the keepers of two agents
+void parcels(Bytes input);      // … between their proxies
 
 struct Target {
   std::string_view name;
@@ -35,7 +37,8 @@ inline constexpr Target kTargets[] = {
     {"certificate", certificate}, {"request", request},
     {"discovery", discovery},     {"manifests", manifests},
     {"contract", contract},       {"parcel", parcel},
-    {"http2_state", http2_state},
+    {"http2_state", http2_state}, {"handover", handover},
+    {"parcels", parcels},
 };
 
 inline std::string_view text_of(Bytes input) {

@@ -28,7 +28,9 @@ constexpr std::array kResolverFiles = {"/dev/urandom",       "/etc/resolv.conf",
                                        "/etc/services"};
 
 constexpr std::string_view kHelp =
-    "Usage: fairlead-agent --config FILE                 run on this node (the keeper; it starts the proxy)\n"
+    "Usage: fairlead-agent --config FILE                 run on this node (the keeper; it starts the "
+    "proxy);\n"
+    "                                                    takes over from an agent that runs there already\n"
     "       fairlead-agent cleanup --config FILE         detach everything: the node as it was before\n"
     "       fairlead-agent --check-config --config FILE  read the configuration and say what is wrong with "
     "it\n"
@@ -39,6 +41,7 @@ struct Arguments {
   Command command = Command::kKeeper;
   std::string config;
   int contract_fd = -1;
+  bool successor = false;
 };
 
 std::optional<Arguments> parse(int argc, char** argv) {
@@ -52,6 +55,8 @@ std::optional<Arguments> parse(int argc, char** argv) {
       const auto number = parse_number(argv[++i], 1 << 20);
       if (!number) return std::nullopt;
       arguments.contract_fd = static_cast<int>(*number);
+    } else if (word == "--successor") {
+      arguments.successor = true;
     } else if (word == "proxy" && i == 1) {
       arguments.command = Arguments::Command::kProxy;
     } else if (word == "cleanup" && i == 1) {
@@ -89,10 +94,11 @@ keeper::KeeperConfig keeper_config(const AgentConfig& config, const std::string&
   return keeper;
 }
 
-proxy::ProxyConfig proxy_config(const AgentConfig& config) {
+proxy::ProxyConfig proxy_config(const AgentConfig& config, bool successor) {
   proxy::ProxyConfig proxy;
   proxy.node = config.node;
   proxy.query_socket = config.run_directory + "/proxy/proxy.sock";
+  proxy.listen_socket = successor ? config.run_directory + "/proxy/successor.sock" : proxy.query_socket;
   proxy.workers = config.proxy.workers;
   proxy.controller.address = config.controller.address;
   proxy.controller.server_name = config.controller.server_name;
@@ -133,7 +139,7 @@ int run(const Arguments& arguments) {
     case Arguments::Command::kProxy:
       if (arguments.contract_fd < 0) return kUsage;
       ::prctl(PR_SET_NAME, "fairlead-proxy");
-      return proxy::run(proxy_config(*config), UniqueFd(arguments.contract_fd));
+      return proxy::run(proxy_config(*config, arguments.successor), UniqueFd(arguments.contract_fd));
     default: return report(keeper::Keeper(keeper_config(*config, arguments.config)).run());
   }
 }

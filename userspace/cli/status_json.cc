@@ -27,6 +27,14 @@ void locked_in(const json& locked) {
                                 locked.value("keysLocked", false) ? "locked" : "NOT LOCKED"));
 }
 
+void hand_overs(const json& told) {
+  const std::string state = told.value("state", "none");
+  const std::string why = told.value("lastFailure", "");
+  line("hand-overs", fmt::format("{} taken, {} failed{}{}", told.value("taken", 0), told.value("failed", 0),
+                                 state == "none" ? "" : ", one is under way: " + cell(state),
+                                 why.empty() ? "" : ", the last: " + cell(why)));
+}
+
 }  // namespace
 
 int run_status(const Options& options) {
@@ -43,6 +51,7 @@ int run_status(const Options& options) {
   line("keeper", fmt::format("pid {}, up {}, version {}, {} pods", keeper->value("pid", 0),
                              duration(keeper->value("uptimeSeconds", int64_t{0}) * 1000),
                              cell(keeper->value("version", "")), keeper->value("pods", 0)));
+  if (keeper->contains("handOvers")) hand_overs(keeper->at("handOvers"));  // an older agent knows none
   if (!proxy) return proxy_status;
   if (proxy->contains("lockedIn")) locked_in(proxy->at("lockedIn"));  // an older agent does not tell
   const json& controller = proxy->at("controller");

@@ -2,8 +2,6 @@
 
 #include <sys/socket.h>
 
-#include <array>
-
 #include "base/bytes.h"
 
 namespace fairlead::contract {
@@ -13,12 +11,18 @@ enum class Type : uint8_t {
   kHello = 1,
   kNeedSockets = 2,
   kSynced = 3,
+  kCanTakeOver = 4,
+  kTakenOver = 5,
+  kHandedOver = 6,
+  kHandOverFailed = 7,
   kWelcome = 16,
   kPodAdded = 17,
   kPodRemoved = 18,
   kReady = 19,
   kSockets = 20,
   kDrain = 21,
+  kHandOver = 22,
+  kTakeOver = 23,
 };
 
 constexpr size_t kMaxAddresses = 64;  // of one pod
@@ -32,7 +36,15 @@ struct Encoder {
     type(Type::kNeedSockets), out.u64(m.pod), out.u8(m.family), out.u8(m.count);
   }
   void operator()(const Synced&) { type(Type::kSynced); }
-  void operator()(const Welcome& m) { type(Type::kWelcome), out.u32(m.version); }
+  void operator()(const CanTakeOver&) { type(Type::kCanTakeOver); }
+  void operator()(const TakenOver&) { type(Type::kTakenOver); }
+  void operator()(const HandedOver&) { type(Type::kHandedOver); }
+  void operator()(const HandOverFailed& m) {
+    type(Type::kHandOverFailed), out.string16(std::string_view(m.reason).substr(0, kMaxReason));
+  }
+  void operator()(const HandOver&) { type(Type::kHandOver); }
+  void operator()(const TakeOver&) { type(Type::kTakeOver); }
+  void operator()(const Welcome& m) { type(Type::kWelcome), out.u32(m.version), out.u8(m.successor ? 1 : 0); }
   void operator()(const PodRemoved& m) { type(Type::kPodRemoved), out.u64(m.pod); }
   void operator()(const Ready&) { type(Type::kReady); }
   void operator()(const Sockets& m) { type(Type::kSockets), out.u64(m.pod), out.u8(m.family); }
@@ -73,7 +85,24 @@ bool read_body(Type type, ByteReader& in, Message& message) {
   switch (type) {
     case Type::kHello: message = Hello{in.u32()}; return true;
     case Type::kSynced: message = Synced{}; return true;
-    case Type::kWelcome: message = Welcome{in.u32()}; return true;
+    case Type::kCanTakeOver: message = CanTakeOver{}; return true;
+    case Type::kTakenOver: message = TakenOver{}; return true;
+    case Type::kHandedOver: message = HandedOver{}; return true;
+    case Type::kHandOver: message = HandOver{}; return true;
+    case Type::kTakeOver: message = TakeOver{}; return true;
+    case Type::kHandOverFailed: {
+      HandOverFailed failed{in.string16()};
+      const bool good = failed.reason.size() <= kMaxReason;
+      message = std::move(failed);
+      return good;
+    }
+    case Type::kWelcome: {
+      Welcome welcome{in.u32()};
+      const uint8_t successor = in.u8();
+      welcome.successor = successor == 1;
+      message = welcome;
+      return successor <= 1;
+    }
     case Type::kPodRemoved: message = PodRemoved{in.u64()}; return true;
     case Type::kReady: message = Ready{}; return true;
     case Type::kDrain: message = Drain{in.u32()}; return true;
@@ -121,72 +150,19 @@ Result<bool> send(BorrowedFd socket, const Message& message, std::span<const Bor
     return Error(ErrorKind::kInvalidArgument,
                  fmt::format("contract: {} bytes with {} fds is too large", body.size(), fds.size()));
   }
-  iovec data{body.data(), body.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
-  msghdr header{};
-  header.msg_iov = &data;
-  header.msg_iovlen = 1;
-  if (!fds.empty()) {
-    header.msg_control = control.data();
-    header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-    cmsghdr* part = CMSG_FIRSTHDR(&header);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-    for (size_t i = 0; i < fds.size(); ++i) {
-      const int number = fds[i].get();
-      std::memcpy(CMSG_DATA(part) + i * sizeof number, &number, sizeof number);
-    }
-  }
-  for (;;) {
-    if (::sendmsg(socket.get(), &header, MSG_NOSIGNAL) >= 0) return true;
-    const int code = errno;
-    if (code == EINTR) continue;
-    if (code == EAGAIN || code == EWOULDBLOCK || code == ENOBUFS) return false;
-    return Error::from_code("contract: sendmsg", code);
-  }
+  return send_packet(socket, body.span(), fds);
 }
 
 Result<Received> receive(BorrowedFd socket) {
-  std::array<uint8_t, kMaxMessage> body;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
-  iovec data{body.data(), body.size()};
-  msghdr header{};
-  header.msg_iov = &data;
-  header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  ssize_t count = 0;
-  do {
-    count = ::recvmsg(socket.get(), &header, MSG_CMSG_CLOEXEC);
-  } while (count < 0 && errno == EINTR);
-  const int code = errno;
+  FL_TRY_ASSIGN(RawPacket raw, receive_packet(socket, kMaxMessage));
   Received received;
-  if (count < 0 && (code == EAGAIN || code == EWOULDBLOCK)) return received;
-  if (count < 0 && code != ECONNRESET) return Error::from_code("contract: recvmsg", code);
-  // Owned before anything else is looked at: no error path may leak them.
-  for (cmsghdr* part = CMSG_FIRSTHDR(&header); count >= 0 && part != nullptr;
-       part = CMSG_NXTHDR(&header, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    const size_t fds = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < fds; ++i) {
-      int number = -1;
-      std::memcpy(&number, CMSG_DATA(part) + i * sizeof number, sizeof number);
-      received.packet.fds.emplace_back(number);
-    }
-  }
-  if (count <= 0) {
-    received.state = ReceiveState::kClosed;
-    return received;
-  }
-  if ((header.msg_flags & MSG_TRUNC) != 0)
-    return Error(ErrorKind::kProtocol, "contract: message larger than agreed");
-  FL_TRY_ASSIGN(received.packet.message, decode({body.data(), static_cast<size_t>(count)}));
-  // A receiver that is out of file descriptors loses those that it was sent (unix(7)). With fewer sockets in
-  // stock life goes on; a pod without its listeners is none.
-  if ((header.msg_flags & MSG_CTRUNC) != 0 && !std::holds_alternative<Sockets>(received.packet.message))
+  received.state = raw.state;
+  if (raw.state != ReceiveState::kMessage) return received;
+  FL_TRY_ASSIGN(received.packet.message, decode(raw.bytes.span()));
+  // With fewer sockets in stock life goes on; a pod without its listeners is none.
+  if (raw.fds_lost && !std::holds_alternative<Sockets>(received.packet.message))
     return Error(ErrorKind::kExhausted, "contract: file descriptors were lost");
-  received.state = ReceiveState::kMessage;
+  received.packet.fds = std::move(raw.fds);
   return received;
 }
 

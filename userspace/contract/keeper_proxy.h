@@ -4,7 +4,11 @@
 //
 // Order: the keeper sends Welcome (with the map fds), then PodAdded for every pod, then Ready; afterwards
 // PodAdded and PodRemoved as they come. The proxy sends NeedSockets whenever a pod's stock runs low, and
-// Hello first of all. Ownership: fds travel with the message and belong to the receiver. Thread: values.
+// Hello first of all.
+//
+// Hand-over (hand_over.h tells the whole): a successor's proxy says CanTakeOver once it could serve; TakeOver
+// brings it the socket to the old proxy, HandOver brings the old one the other end. What the proxies say to
+// each other is parcels.h. Ownership: fds travel with the message and belong to the receiver. Thread: values.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +20,13 @@
 #include "base/net_types.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "contract/packets.h"
 
 namespace fairlead::contract {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kMaxMessage = 16384;  // bytes of one packet
-constexpr size_t kMaxFds = 64;         // per packet; SCM_MAX_FD is 253
+constexpr size_t kMaxReason = 1024;    // bytes of an explanation
 constexpr size_t kSocketBatch = 32;    // sockets per NeedSockets answer
 
 // Pods are named by the cookie of their network namespace (SO_NETNS_COOKIE): unique until reboot.
@@ -38,10 +43,20 @@ struct NeedSockets {
   uint8_t family = 0;  // AF_INET or AF_INET6
   uint8_t count = 0;   // at most kSocketBatch
 };
+// A successor's: the mesh state and a certificate for every identity are there, nothing was touched yet.
+struct CanTakeOver {};
+struct TakenOver {};   // a successor's: it serves. The point of no return lies behind it
+struct HandedOver {};  // the old one's: the same; it lets go and exits
+// The old one's: it serves as if nothing had been asked. A successor's: it exits and has touched nothing.
+struct HandOverFailed {
+  std::string reason;  // at most kMaxReason
+};
 
 // keeper → proxy
 struct Welcome {
   uint32_t version = kVersion;
+  bool successor =
+      false;  // another proxy serves these pods: accept nothing and write nothing before TakeOver
   // fds, in this order: fl_dests, fl_origdst, fl_clients
 };
 struct PodAdded {
@@ -68,9 +83,11 @@ struct Sockets {
 struct Drain {
   uint32_t deadline_ms = 0;  // stop accepting, let streams end, exit
 };
+struct HandOver {};  // fds: the socket to the successor's proxy
+struct TakeOver {};  // fds: the socket to the old proxy, or none: there is no proxy to take over from
 
-using Message =
-    std::variant<Hello, NeedSockets, Synced, Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain>;
+using Message = std::variant<Hello, NeedSockets, Synced, CanTakeOver, TakenOver, HandedOver, HandOverFailed,
+                             Welcome, PodAdded, PodRemoved, Ready, Sockets, Drain, HandOver, TakeOver>;
 
 struct Packet {
   Message message;
@@ -83,7 +100,6 @@ Result<Message> decode(std::span<const uint8_t> bytes);
 
 // Blocking or non-blocking as the fd is. send() returns false when the socket is full (message not sent).
 Result<bool> send(BorrowedFd socket, const Message& message, std::span<const BorrowedFd> fds = {});
-enum class ReceiveState { kMessage, kWouldBlock, kClosed };
 struct Received {
   ReceiveState state = ReceiveState::kWouldBlock;
   Packet packet;

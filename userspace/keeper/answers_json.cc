@@ -23,18 +23,14 @@ std::string Keeper::answer(std::string_view verb, std::string_view argument, con
   if (peer.uid != 0) return error_json("only root may ask the keeper");
   if (verb == "status") return status_json();
   if (verb == "pods") return pods_json();
-  if (verb == "pod.add") {
-    auto spec = enroll::pod_from_json(argument);
-    if (!spec) return error_json(spec.error().text());
-    // Nothing would be captured yet: a pod that starts now would speak plaintext to the mesh.
-    if (!ever_synced_)
-      return error_json("the agent has no mesh state yet (is its controller reachable?): try again");
-    const auto cookie = add_pod(std::move(*spec));
-    if (!cookie) return error_json(cookie.error().text());
-    const Result<void> saved = save();
-    if (!saved) return error_json(saved.error().text());
-    return dump(json{{"ok", true}, {"netnsCookie", *cookie}, {"ready", proxy_synced_}});
-  }
+  if (verb == "pod.add" || verb == "pod.remove") return answer_about_pods(verb, argument);
+  return error_json(fmt::format("unknown question '{}'", verb));
+}
+
+std::string Keeper::answer_about_pods(std::string_view verb, std::string_view argument) {
+  // A moment: the next answer is the successor's, or this one goes on.
+  if (given_ || giving_->pods_are_fixed())
+    return error_json("the agent is being replaced by its successor: try again");
   if (verb == "pod.remove") {
     const auto uid = enroll::uid_from_json(argument);
     if (!uid) return error_json(uid.error().text());
@@ -42,7 +38,21 @@ std::string Keeper::answer(std::string_view verb, std::string_view argument, con
     if (removed) removed = save();
     return removed ? dump(json{{"ok", true}}) : error_json(removed.error().text());
   }
-  return error_json(fmt::format("unknown question '{}'", verb));
+  auto spec = enroll::pod_from_json(argument);
+  if (!spec) return error_json(spec.error().text());
+  // Nothing would be captured yet: a pod that starts now would speak plaintext to the mesh.
+  if (!ever_synced_)
+    return error_json("the agent has no mesh state yet (is its controller reachable?): try again");
+  const std::string uid = spec->uid;
+  const auto cookie = add_pod(std::move(*spec));
+  if (!cookie) return error_json(cookie.error().text());
+  const Result<void> saved = save();
+  if (!saved) {
+    giving_->give_up(saved.error().text());  // the successor could not read it
+    return error_json(saved.error().text());
+  }
+  offer_pod(pods_.at(uid));
+  return dump(json{{"ok", true}, {"netnsCookie", *cookie}, {"ready", proxy_synced_}});
 }
 
 std::string Keeper::pods_json() const {
@@ -87,6 +97,11 @@ std::string Keeper::status_json() const {
                    {"proxyReady", proxy_synced_},
                    {"uptimeSeconds", uptime},
                    {"pods", pods_.size()},
+                   {"handOvers",
+                    {{"state", giving_->state()},
+                     {"taken", hand_overs_.taken},
+                     {"failed", hand_overs_.failed},
+                     {"lastFailure", hand_overs_.last_failure}}},
                    {"bpf", {{"directory", config_.bpf_directory}, {"counters", counters}}}});
 }
 

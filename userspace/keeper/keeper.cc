@@ -1,11 +1,9 @@
 #include "keeper/keeper.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,8 +12,12 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "keeper/agent_lock.h"
+#include "keeper/hand_over_limits.h"
+#include "keeper/pod_cgroup.h"
 #include "net/netns.h"
 #include "net/socket.h"
+#include "net/unix_socket.h"
 
 namespace fairlead::keeper {
 namespace {
@@ -25,12 +27,6 @@ constexpr size_t kMaxOutgoingFds =
     8192;  // waiting for a proxy that does not read: kMaxPods with listeners, twice
 constexpr std::chrono::milliseconds kRetry{20};
 constexpr std::chrono::seconds kDrainGrace{1};
-
-Result<UniqueFd> duplicate(BorrowedFd fd) {
-  UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy) return Error::from_errno("dup");
-  return copy;
-}
 
 abi::fl_address to_abi(const IpAddress& address) {
   abi::fl_address out{};
@@ -50,23 +46,6 @@ abi::fl_pod pod_value(const PodNamespace& where, bool has_v6) {
   return value;
 }
 
-// A pod's cgroup is below the root of its hierarchy: never attach at the root (architecture §3).
-Result<UniqueFd> open_pod_cgroup(const std::string& path) {
-  FL_TRY_ASSIGN(UniqueFd fd, open_file(path, O_RDONLY | O_DIRECTORY));
-  struct statfs filesystem{};
-  if (::fstatfs(fd.get(), &filesystem) != 0) return Error::from_errno(fmt::format("statfs {}", path));
-  constexpr long kCgroup2Magic = 0x63677270;
-  if (filesystem.f_type != kCgroup2Magic)
-    return Error(ErrorKind::kInvalidArgument, fmt::format("{} is no cgroup v2", path));
-  struct stat here{};
-  struct stat parent{};
-  if (::fstat(fd.get(), &here) != 0 || ::stat((path + "/..").c_str(), &parent) != 0)
-    return Error::from_errno("stat cgroup");
-  if (here.st_dev != parent.st_dev)
-    return Error(ErrorKind::kInvalidArgument, fmt::format("{} is the root cgroup", path));
-  return fd;
-}
-
 }  // namespace
 
 Keeper::Keeper(KeeperConfig config)
@@ -74,6 +53,7 @@ Keeper::Keeper(KeeperConfig config)
       signal_watch_(*this),
       started_(Clock::now()),
       retry_(*this),
+      find_(*this),
       drained_(*this) {}
 
 Keeper::~Keeper() {
@@ -87,15 +67,59 @@ Keeper::~Keeper() {
 
 Result<void> Keeper::run() {
   FL_TRY(set_up());
+  find_until_ = Clock::now() + kFindDeadline;
+  find_agent();
+  reactor_->run();
+  return std::move(outcome_);
+}
+
+void Keeper::end(Result<void> outcome) noexcept {
+  outcome_ = std::move(outcome);
+  reactor_->stop();
+}
+
+// The lock tells. Who holds it answers at handover.sock, unless it begins or ends just now.
+void Keeper::find_agent() noexcept {
+  auto lock = try_agent_lock(config_.run_directory);
+  if (!lock) return end(std::move(lock).error());
+  if (*lock) {
+    Result<void> begun = begin(std::move(**lock));
+    if (!begun) end(std::move(begun));
+    return;
+  }
+  auto socket = net::unix_connect(config_.run_directory + "/handover.sock", SOCK_SEQPACKET);
+  if (socket) {
+    Result<void> asked = ask_for_node(std::move(*socket));
+    if (!asked) end(std::move(asked));
+    return;
+  }
+  if (Clock::now() >= find_until_)
+    return end(std::move(socket).error().context("an agent runs here and does not hand over"));
+  reactor_->timers().arm(find_, Clock::now() + kFindRetry);
+}
+
+Result<void> Keeper::begin(UniqueFd lock) {
+  lock_ = std::move(lock);
+  // Agents of versions that know no lock.
+  if (auto old = net::unix_connect(config_.run_directory + "/keeper.sock", SOCK_STREAM)) {
+    const auto peer = net::unix_peer(*old);
+    return Error(
+        ErrorKind::kUnavailable,
+        fmt::format("an agent of an older version runs here (pid {}), which cannot hand over: stop it first",
+                    peer ? peer->pid : 0));
+  }
+  FL_TRY(prepare_directories());
+  FL_TRY(prepare_datapath());
+  make_proxy(false);
+  recall_pods();
+  FL_TRY(listen(""));
   FL_TRY(proxy_->start());
   log::info("keeper", "node {}: {} pods, run directory {}", config_.node, pods_.size(),
             config_.run_directory);
-  reactor_->run();
   return {};
 }
 
 Result<void> Keeper::prepare_directories() {
-  FL_TRY(make_directories(config_.run_directory));
   const std::string proxy_directory = config_.run_directory + "/proxy";
   FL_TRY(make_directories(proxy_directory));
   if (::chown(proxy_directory.c_str(), config_.proxy_uid, config_.proxy_uid) != 0) {
@@ -122,21 +146,34 @@ Result<void> Keeper::set_up() {
   FL_TRY_ASSIGN(home_, net::current_netns());
   FL_TRY_ASSIGN(const UniqueFd probe, net::tcp_socket(AF_INET));
   FL_TRY_ASSIGN(home_cookie_, net::netns_cookie(probe));
+  return make_directories(config_.run_directory);
+}
+
+Result<void> Keeper::prepare_datapath() {
   net::load_kernel_tls();
-  FL_TRY(prepare_directories());
   FL_TRY_ASSIGN(datapath_, ebpf::Datapath::open(config_.bpf_directory));
   FL_TRY_ASSIGN(node_addresses_, NodeAddresses::watch(*reactor_, [this](std::vector<IpAddress> addresses) {
-                  const Result<void> set = datapath_->set_node_addresses(addresses);
+                  own_addresses_ = std::move(addresses);
+                  if (!lock_) return;  // take_charge() does it
+                  const Result<void> set = datapath_->set_node_addresses(own_addresses_);
                   if (!set) log::error("keeper", "node addresses: {}", set.error().text());
                 }));
+  return {};
+}
+
+void Keeper::make_proxy(bool successor) {
   proxy_ = std::make_unique<ProxyChild>(
-      *reactor_, ProxyCommand{config_.config_path, config_.proxy_uid, config_.proxy_locked_memory},
+      *reactor_, ProxyCommand{config_.config_path, config_.proxy_uid, config_.proxy_locked_memory, successor},
       [this](UniqueFd contract) { proxy_started(std::move(contract)); }, [this](int) { proxy_exited(); });
-  recall_pods();
+}
+
+// `suffix`: names beside those that are in use.
+Result<void> Keeper::listen(const std::string& suffix) {
   FL_TRY_ASSIGN(queries_, net::QueryServer::listen(
-                              *reactor_, config_.run_directory + "/keeper.sock", 0600,
+                              *reactor_, config_.run_directory + "/keeper.sock" + suffix, 0600,
                               [this](std::string_view verb, std::string_view argument,
                                      const net::QueryPeer& peer) { return answer(verb, argument, peer); }));
+  FL_TRY_ASSIGN(giving_, Giving::listen(*reactor_, config_.run_directory + "/handover.sock" + suffix, *this));
   return {};
 }
 
@@ -227,6 +264,7 @@ Result<void> Keeper::remove_pod(const std::string& uid) {
   auto node = pods_.extract(uid);
   if (node.empty()) return Error(ErrorKind::kNotFound, fmt::format("no pod with uid {}", uid));
   const Pod& pod = node.mapped();
+  if (giving_ != nullptr) giving_->pod_gone(uid);
   tell(contract::PodRemoved{pod.where.cookie});
   log::info("keeper", "pod {}/{} removed", pod.spec.ns, pod.spec.name);
   return datapath_->detach_pod(uid, pod.where.cookie);
@@ -243,6 +281,7 @@ Result<void> Keeper::save() const {
 
 void Keeper::proxy_started(UniqueFd contract) {
   contract_ = std::move(contract);
+  proxy_is_successor_ = taking_ != nullptr && taking_->under_way();
   drop_outgoing();
   proxy_synced_ = proxy_greeted_ = false;
   const Result<void> watched = reactor_->watch_level(contract_, *this);
@@ -254,7 +293,14 @@ void Keeper::proxy_exited() noexcept {
   contract_.reset();
   drop_outgoing();
   proxy_synced_ = false;
-  if (leaving_) reactor_->stop();
+  if (leaving_ && !given_) return reactor_->stop();
+  if (taking_ != nullptr && taking_->under_way()) {
+    proxy_->let_go();
+    return taking_->proxy_failed("it ended");
+  }
+  if (giving_ == nullptr || !giving_->pods_are_fixed()) return;
+  proxy_->let_go();  // no other before it is clear whose the connections are
+  giving_->proxy_died();
 }
 
 void Keeper::on_io(uint32_t) noexcept {
@@ -294,7 +340,36 @@ bool Keeper::handle(contract::Packet packet) {
     proxy_synced_ = ever_synced_ = true;
     return true;
   }
-  return false;
+  return handle_hand_over(packet.message);
+}
+
+// Out of turn it is a breach: nobody has asked.
+bool Keeper::handle_hand_over(const contract::Message& message) {
+  const bool successor = taking_ != nullptr && proxy_is_successor_;
+  if (std::holds_alternative<contract::CanTakeOver>(message)) {
+    if (successor) taking_->proxy_ready();
+    return successor;
+  }
+  if (std::holds_alternative<contract::TakenOver>(message)) {
+    if (!successor) return false;
+    proxy_synced_ = true;
+    proxy_is_successor_ = false;
+    taking_->proxy_took_over();
+    return true;
+  }
+  const auto* failed = std::get_if<contract::HandOverFailed>(&message);
+  if (failed != nullptr && successor) {
+    taking_->proxy_failed(failed->reason);
+    return true;
+  }
+  if (giving_ == nullptr || !giving_->pods_are_fixed()) return false;
+  if (failed != nullptr) {
+    giving_->proxy_failed(failed->reason);
+    return true;
+  }
+  if (!std::holds_alternative<contract::HandedOver>(message)) return false;
+  giving_->proxy_handed_over();
+  return true;
 }
 
 void Keeper::greet_proxy() {
@@ -305,7 +380,7 @@ void Keeper::greet_proxy() {
     if (!copy) return log::error("keeper", "{}", copy.error().text());
     maps.push_back(std::move(*copy));
   }
-  tell(contract::Welcome{}, std::move(maps));
+  tell(contract::Welcome{contract::kVersion, proxy_is_successor_}, std::move(maps));
   for (const auto& [uid, pod] : pods_) tell_pod(pod);
   tell(contract::Ready{});
 }
@@ -392,6 +467,17 @@ void Keeper::drop_outgoing() noexcept {
 void Keeper::on_signal() noexcept {
   signalfd_siginfo info{};
   if (::read(signals_.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) return;
+  if (proxy_ == nullptr) return end({});
+  if (taking_ != nullptr && taking_->under_way()) return taking_->stop("stopped");
+  if (given_ || (giving_ != nullptr && giving_->pods_are_fixed())) {
+    stop_asked_ = true;  // milliseconds, or go_on()
+    return;
+  }
+  if (giving_ != nullptr) giving_->give_up("this agent is stopping");
+  stop();
+}
+
+void Keeper::stop() noexcept {
   if (leaving_) return on_drained();  // a second signal: at once
   leaving_ = true;
   proxy_->let_go();
@@ -406,9 +492,17 @@ void Keeper::on_drained() noexcept {
 }
 
 Result<void> clean_up(const KeeperConfig& config) {
+  std::optional<UniqueFd> lock;
+  if (::access(config.run_directory.c_str(), F_OK) == 0) {
+    FL_TRY_ASSIGN(lock, try_agent_lock(config.run_directory));
+    if (!lock)
+      return Error(ErrorKind::kUnavailable,
+                   fmt::format("an agent runs in {}: stop it first", config.run_directory));
+  }
   FL_TRY(ebpf::Datapath::remove_all(config.bpf_directory));
-  constexpr std::array<const char*, 4> kFiles = {"/keeper.sock", "/proxy.sock", "/proxy/proxy.sock",
-                                                 "/pods.json"};
+  constexpr std::array kFiles = {"/keeper.sock",     "/proxy.sock",        "/handover.sock",
+                                 "/keeper.sock.new", "/handover.sock.new", "/pods.json",
+                                 "/agent.lock",      "/proxy/proxy.sock",  "/proxy/successor.sock"};
   for (const char* file : kFiles) {
     const std::string path = config.run_directory + file;
     if (::unlink(path.c_str()) != 0 && errno != ENOENT)

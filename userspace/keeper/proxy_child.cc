@@ -64,8 +64,14 @@ void raise_locked_memory(size_t bytes) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  const char* const arguments[] = {"fairlead-agent", "proxy", "--config", command.config_path.c_str(),
-                                   "--contract-fd",  fd_text, nullptr};
+  const char* const arguments[] = {"fairlead-agent",
+                                   "proxy",
+                                   "--config",
+                                   command.config_path.c_str(),
+                                   "--contract-fd",
+                                   fd_text,
+                                   command.successor ? "--successor" : nullptr,
+                                   nullptr};
   ::execv("/proc/self/exe", const_cast<char* const*>(arguments));
   fail("proxy: exec failed\n");
   ::_exit(kExecFailed);
@@ -106,6 +112,11 @@ Result<void> ProxyChild::start() {
   FL_TRY(reactor_.watch_level(pidfd_, *this));
   started_(std::move(ours));
   return {};
+}
+
+void ProxyChild::keep() noexcept {
+  restart_ = true;
+  if (pid_ < 0 && !back_off_.armed()) reactor_.timers().arm(back_off_, reactor_.now());
 }
 
 void ProxyChild::kill(int signal) noexcept {

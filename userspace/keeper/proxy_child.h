@@ -16,6 +16,7 @@ struct ProxyCommand {
   std::string config_path;  // handed on: `fairlead-agent proxy --config PATH --contract-fd N`
   uid_t uid = 65532;
   size_t locked_memory = 0;  // its RLIMIT_MEMLOCK at least
+  bool successor = false;    // `--successor`: another one has the usual name of its socket
 };
 
 class ProxyChild final : private IoHandler {
@@ -28,6 +29,9 @@ class ProxyChild final : private IoHandler {
   Result<void> start();
   // No restart from here on.
   void let_go() noexcept { restart_ = false; }
+  // Again from here on, and at once when there is none.
+  void keep() noexcept;
+  void no_successor() noexcept { command_.successor = false; }  // those that are started from here on
   void kill(int signal) noexcept;
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
   [[nodiscard]] unsigned restarts() const noexcept { return restarts_; }

@@ -2,8 +2,6 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,29 +11,9 @@
 
 #include "base/buffer.h"
 #include "net/socket.h"
+#include "net/unix_socket.h"
 
 namespace fairlead::net {
-namespace {
-
-Result<sockaddr_un> unix_address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
-    return Error(ErrorKind::kInvalidArgument,
-                 fmt::format("socket path {} is longer than {}", path, sizeof address.sun_path - 1));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
-Result<UniqueFd> unix_socket(int flags) {
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
-  if (!fd) return Error::from_errno("socket AF_UNIX");
-  return fd;
-}
-
-}  // namespace
-
 // ---- server
 // -----------------------------------------------------------------------------------------------------------
 
@@ -127,7 +105,7 @@ struct QueryServer::Impl final : IoHandler {
       : reactor(r), fd(std::move(f)), path(std::move(p)), handler(std::move(h)) {}
   ~Impl() {
     reactor.unwatch(fd);
-    ::unlink(path.c_str());
+    if (!path.empty()) ::unlink(path.c_str());
   }
 
   void on_io(uint32_t) noexcept override {
@@ -135,12 +113,10 @@ struct QueryServer::Impl final : IoHandler {
       UniqueFd client(::accept4(fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!client) return;
       if (clients.size() >= kMaxQueryClients) continue;  // dropped at once: the client sees a close
-      ucred credentials{};
-      socklen_t length = sizeof credentials;
-      if (::getsockopt(client.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) continue;
-      auto object =
-          std::make_unique<Client>(reactor, std::move(client), QueryPeer{credentials.pid, credentials.uid},
-                                   handler, [this](Client& done) { forget(done); });
+      const auto peer = unix_peer(client);
+      if (!peer) continue;
+      auto object = std::make_unique<Client>(reactor, std::move(client), QueryPeer{peer->pid, peer->uid},
+                                             handler, [this](Client& done) { forget(done); });
       Client* raw = object.get();
       clients.emplace(raw, std::move(object));
       if (!raw->start()) forget(*raw);
@@ -164,20 +140,25 @@ QueryServer::~QueryServer() = default;
 
 Result<std::unique_ptr<QueryServer>> QueryServer::listen(Reactor& reactor, const std::string& path,
                                                          unsigned mode, Handler handler) {
-  FL_TRY_ASSIGN(const sockaddr_un address, unix_address(path));
-  FL_TRY_ASSIGN(UniqueFd fd, unix_socket(SOCK_NONBLOCK));
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-    return Error::from_errno(fmt::format("unlink {}", path));
-  const mode_t old_mask = ::umask(0177);  // never wider than asked, not even for a moment
-  const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-  const int code = errno;
-  ::umask(old_mask);
-  if (bound != 0) return Error::from_code(fmt::format("bind {}", path), code);
-  if (::chmod(path.c_str(), mode) != 0) return Error::from_errno(fmt::format("chmod {}", path));
-  if (::listen(fd.get(), 64) != 0) return Error::from_errno(fmt::format("listen {}", path));
+  FL_TRY_ASSIGN(UniqueFd fd, unix_listener(path, SOCK_STREAM, mode));
   auto impl = std::make_unique<Impl>(reactor, std::move(fd), path, std::move(handler));
   FL_TRY(reactor.watch_level(impl->fd, *impl));
   return std::unique_ptr<QueryServer>(new QueryServer(std::move(impl)));
+}
+
+Result<void> QueryServer::rename(const std::string& path) {
+  if (::rename(impl_->path.c_str(), path.c_str()) != 0)
+    return Error::from_errno(fmt::format("rename {} to {}", impl_->path, path));
+  impl_->path = path;
+  return {};
+}
+
+void QueryServer::renamed(const std::string& path) {
+  impl_->path = path;
+}
+
+void QueryServer::let_go() noexcept {
+  impl_->path.clear();
 }
 
 // ---- client
@@ -203,12 +184,7 @@ Result<void> wait_for(BorrowedFd fd, short events, Deadline deadline, const std:
 
 Result<std::string> query(const std::string& path, std::string_view line, std::chrono::milliseconds timeout) {
   const Deadline deadline = std::chrono::steady_clock::now() + timeout;
-  FL_TRY_ASSIGN(const sockaddr_un address, unix_address(path));
-  FL_TRY_ASSIGN(const UniqueFd fd, unix_socket(SOCK_NONBLOCK));
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    const int code = errno;
-    return Error(ErrorKind::kUnavailable, fmt::format("connect {}: {}", path, std::strerror(code)), code);
-  }
+  FL_TRY_ASSIGN(const UniqueFd fd, unix_connect(path, SOCK_STREAM));
   std::string request(line);
   request += '\n';
   for (std::span<const uint8_t> rest{reinterpret_cast<const uint8_t*>(request.data()), request.size()};

@@ -37,6 +37,11 @@ class QueryServer {
                                                      Handler handler);
   ~QueryServer();
 
+  // Another name for the same socket: who connects meanwhile finds one of the two, never none.
+  Result<void> rename(const std::string& path);
+  void renamed(const std::string& path);  // somebody else has done so
+  void let_go() noexcept;                 // the name is another process's: it stays at the end
+
  private:
   struct Impl;
   explicit QueryServer(std::unique_ptr<Impl> impl) noexcept;

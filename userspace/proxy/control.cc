@@ -1,12 +1,12 @@
 #include "proxy/control.h"
 
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <future>
 
+#include "base/file.h"
 #include "base/log.h"
 
 namespace fairlead::proxy {
@@ -15,12 +15,6 @@ namespace {
 constexpr size_t kMaxOutgoing = 4096;  // messages kept while the keeper is slow
 constexpr std::chrono::milliseconds kRetry{20};
 constexpr std::chrono::seconds kReportDeadline{2};
-
-Result<UniqueFd> duplicate(BorrowedFd fd) {
-  UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy) return Error::from_errno("dup");
-  return copy;
-}
 
 // A connection has at most two sockets of its own. Running out of file descriptors would hit everybody: the
 // keeper's messages lose theirs.
@@ -53,7 +47,7 @@ Control::~Control() {
 Result<void> Control::start() {
   FL_TRY_ASSIGN(reactor_, Reactor::create());
   FL_TRY_ASSIGN(queries_,
-                net::QueryServer::listen(*reactor_, config_.query_socket, 0600,
+                net::QueryServer::listen(*reactor_, config_.listen_socket, 0600,
                                          [this](std::string_view verb, std::string_view argument,
                                                 const net::QueryPeer&) { return answer(verb, argument); }));
   probe_kernel();
@@ -77,6 +71,7 @@ int Control::run(const Confinement& locked) {
 }
 
 void Control::leave(int code) {
+  if (successor_) vanish();
   if (leaving_) return;
   leaving_ = true;
   exit_code_ = code;
@@ -107,7 +102,7 @@ bool Control::handle(contract::Packet packet) {
   if (auto* hello = std::get_if<contract::Welcome>(&message)) {
     Result<void> result =
         hello->version == contract::kVersion
-            ? welcome(std::move(packet.fds))
+            ? welcome(*hello, std::move(packet.fds))
             : Error(ErrorKind::kProtocol, fmt::format("keeper speaks version {}", hello->version));
     if (!result) log::error("proxy", "welcome: {}", result.error().text());
     return result.has_value();
@@ -124,19 +119,27 @@ bool Control::handle(contract::Packet packet) {
     give_sockets(*sockets, std::move(packet.fds));
   } else if (auto* order = std::get_if<contract::Drain>(&message)) {
     drain(order->deadline_ms);
-  } else if (!std::holds_alternative<contract::Ready>(message)) {
+  } else if (std::holds_alternative<contract::Ready>(message)) {
+    all_pods_known_ = true;
+    tell_when_ready();
+  } else if (std::holds_alternative<contract::HandOver>(message) && packet.fds.size() == 1) {
+    hand_over(std::move(packet.fds[0]));
+  } else if (std::holds_alternative<contract::TakeOver>(message) && packet.fds.size() <= 1) {
+    take_over(std::move(packet.fds));
+  } else {
     log::error("proxy", "unexpected message of the keeper");
     return false;
   }
   return true;
 }
 
-Result<void> Control::welcome(std::vector<UniqueFd> maps) {
+Result<void> Control::welcome(const contract::Welcome& welcome, std::vector<UniqueFd> maps) {
   if (maps.size() != 3 || !workers_.empty()) return Error(ErrorKind::kProtocol, "want three maps, once");
   destinations_ = std::make_unique<ebpf::Destinations>(std::move(maps[0]));
   originals_ = std::make_unique<ebpf::OriginalDestinations>(std::move(maps[1]));
   clients_ = std::make_unique<ebpf::ClientNames>(std::move(maps[2]));
-  FL_TRY(clients_->forget_all());
+  successor_ = welcome.successor;
+  if (!successor_) FL_TRY(clients_->forget_all());
   FL_TRY(start_workers());
   xds_ = std::make_unique<state::XdsClient>(config_.controller, [this](state::SnapshotPtr snapshot) {
     reactor_->send([this, snapshot = std::move(snapshot)] { apply_snapshot(snapshot); });
@@ -144,14 +147,18 @@ Result<void> Control::welcome(std::vector<UniqueFd> maps) {
   certificates_ = std::make_unique<state::CertificateClient>(
       config_.controller, config_.certificate_ttl,
       [this](std::shared_ptr<const tls::Credentials> credentials) {
-        reactor_->send([this, credentials = std::move(credentials)] {
-          if (!identities_.contains(credentials->id())) return;  // forgotten while it was on its way
-          for (auto& worker : workers_) worker->set_credentials(credentials);
-        });
+        reactor_->send([this, credentials = std::move(credentials)] { have_credentials(credentials); });
       });
   certificates_->start();
   xds_->start();
   return {};
+}
+
+void Control::have_credentials(const std::shared_ptr<const tls::Credentials>& credentials) {
+  if (!identities_.contains(credentials->id())) return;  // forgotten while it was on its way
+  for (auto& worker : workers_) worker->set_credentials(credentials);
+  held_.insert(credentials->id());
+  tell_when_ready();
 }
 
 Result<void> Control::start_workers() {
@@ -162,6 +169,7 @@ Result<void> Control::start_workers() {
     reactor_->send([this, &worker, pod, family] { need_sockets(worker, pod, family); });
   };
   shared.kernel = &kernel_use_;
+  shared.successor = successor_;
   shared.max_connections = connections_per_worker(config_.workers);
   for (unsigned i = 0; i < config_.workers; ++i) {
     FL_TRY_ASSIGN(auto worker, Worker::create(shared));
@@ -238,7 +246,8 @@ void Control::flush_to_keeper() {
 }
 
 void Control::drain(uint32_t deadline_ms) {
-  if (draining_workers_ != 0) return;
+  if (draining_workers_ != 0 || given_) return;
+  if (giver_ != nullptr) giver_->give_up("the agent is stopping");
   log::info("proxy", "draining for at most {} ms", deadline_ms);
   draining_workers_ = workers_.size();
   reactor_->timers().arm(deadline_, reactor_->now() + std::chrono::milliseconds(deadline_ms));
@@ -256,6 +265,10 @@ void Control::drain(uint32_t deadline_ms) {
 
 // Workers first, the capture map after the last of them: what is captured can be resolved.
 void Control::apply_snapshot(state::SnapshotPtr snapshot) {
+  if (giver_ != nullptr || taker_ != nullptr || given_) {
+    waiting_ = std::move(snapshot);  // it could end connections that are being moved
+    return;
+  }
   snapshot_ = snapshot;
   auto missing = std::make_shared<size_t>(workers_.size());
   for (auto& worker : workers_) {
@@ -270,6 +283,8 @@ void Control::apply_snapshot(state::SnapshotPtr snapshot) {
 
 void Control::snapshot_taken(const state::SnapshotPtr& snapshot) {
   if (snapshot != snapshot_) return;  // a newer one is on its way
+  in_force_ = true;
+  if (successor_) return tell_when_ready();  // fl_dests is the old proxy's
   const Result<void> written = destinations_->replace(snapshot->destinations());
   if (!written) log::error("proxy", "capture map: {}", written.error().text());
   if (written && !destinations_written_) {
@@ -294,6 +309,7 @@ void Control::refresh_identities() {
   for (const SpiffeId& id : identities_) {
     if (wanted.contains(id)) continue;
     certificates_->forget(id);
+    held_.erase(id);
     for (auto& worker : workers_) worker->drop_credentials(id);
   }
   identities_ = std::move(wanted);
@@ -305,6 +321,7 @@ void Control::refresh_identities() {
     unheld.emplace(id, held.error().text());
   }
   unheld_ = std::move(unheld);
+  tell_when_ready();
 }
 
 // ---- queries

@@ -16,6 +16,8 @@
 #include "event/reactor.h"
 #include "net/query.h"
 #include "proxy/pages_json.h"
+#include "proxy/parcel_giver.h"
+#include "proxy/parcel_taker.h"
 #include "proxy/proxy_main.h"
 #include "proxy/reports_json.h"
 #include "proxy/worker.h"
@@ -24,7 +26,7 @@
 
 namespace fairlead::proxy {
 
-class Control final : private IoHandler {
+class Control final : private IoHandler, private ParcelGiver::Owner, private ParcelTaker::Owner {
  public:
   Control(ProxyConfig config, UniqueFd contract);
   ~Control();
@@ -37,7 +39,8 @@ class Control final : private IoHandler {
  private:
   void on_io(uint32_t events) noexcept override;  // the contract socket
   bool handle(contract::Packet packet);
-  Result<void> welcome(std::vector<UniqueFd> maps);
+  Result<void> welcome(const contract::Welcome& welcome, std::vector<UniqueFd> maps);
+  void have_credentials(const std::shared_ptr<const tls::Credentials>& credentials);
   Result<void> start_workers();
   void add_pod(contract::PodAdded pod, std::vector<UniqueFd> listeners);
   void remove_pod(contract::PodId pod);
@@ -53,6 +56,22 @@ class Control final : private IoHandler {
   void apply_snapshot(state::SnapshotPtr snapshot);
   void snapshot_taken(const state::SnapshotPtr& snapshot);
   void refresh_identities();
+
+  // Changing hands (control_hand_over.cc). As the old proxy:
+  void hand_over(UniqueFd to_successor);
+  void packed(uint64_t attempt, size_t worker, Result<std::vector<Parcel>> parcels);
+  void giving_failed(const std::string& why) override;
+  void committed() override;
+  void giving_done() override;
+  void leave_when_gone();
+  // As the successor:
+  void tell_when_ready();
+  void take_over(std::vector<UniqueFd> from_old);
+  void unpack(std::vector<std::vector<Parcel>> by_worker) override;
+  void taken() override;
+  void taking_failed(const std::string& why) override;
+  [[noreturn]] void vanish() noexcept;
+
   std::string answer(std::string_view verb, std::string_view argument);
   [[nodiscard]] std::vector<state::CertificateClient::Status> certificate_states() const;
   // `wish_of(worker)`; of a worker that does not answer in time there is no report.
@@ -84,6 +103,20 @@ class Control final : private IoHandler {
   std::map<std::pair<contract::PodId, int>, std::deque<Worker*>> askers_;
   std::deque<contract::Message> outgoing_;
   size_t draining_workers_ = 0;
+  std::unique_ptr<ParcelGiver> giver_;
+  std::unique_ptr<ParcelTaker> taker_;
+  uint64_t attempt_ = 0;  // to hand over; what a worker says of an earlier one is late
+  std::vector<ParcelGiver::Load> loads_;
+  size_t packing_ = 0;    // workers that have not answered
+  size_t unpacking_ = 0;  // the same
+  size_t letting_go_ = 0;
+  bool given_ = false;           // the connections are a successor's
+  bool successor_ = false;       // another proxy serves still: nothing may be touched
+  bool all_pods_known_ = false;  // the keeper said Ready
+  bool told_ready_ = false;
+  bool in_force_ = false;       // every worker has the mesh state
+  state::SnapshotPtr waiting_;  // came while connections changed hands
+  std::set<SpiffeId> held_;     // identities with a certificate
   int exit_code_ = 0;
   bool leaving_ = false;
   TimePoint started_;

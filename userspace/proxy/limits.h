@@ -58,6 +58,11 @@ constexpr std::chrono::seconds kLinger{2};                // a peer that was giv
 constexpr std::chrono::milliseconds kFarewellLook{5};     // whether the kernel has sent the last record
 constexpr std::chrono::seconds kPeerCalm{10};             // frames and resets of a peer are counted anew
 constexpr std::chrono::milliseconds kAcceptBackOff{100};  // after EMFILE and the like
+// A hand-over, as the old proxy and as the successor: shorter than the keepers' patience
+// (keeper/hand_over_limits.h), so that they hear of it.
+constexpr std::chrono::seconds kFreezeWait{2};     // for what is open and cannot be moved
+constexpr std::chrono::seconds kMoveDeadline{5};   // until Commit
+constexpr std::chrono::seconds kTakenDeadline{2};  // behind it, for the answer
 
 constexpr uint16_t kHbonePort = 15008;
 

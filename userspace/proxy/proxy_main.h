@@ -16,7 +16,8 @@ namespace fairlead::proxy {
 
 struct ProxyConfig {
   std::string node;
-  std::string query_socket;  // path of proxy.sock
+  std::string query_socket;   // path of proxy.sock
+  std::string listen_socket;  // the same, or a successor's name for it until it serves
   unsigned workers = 1;
   state::ControllerEndpoint controller;
   std::chrono::seconds certificate_ttl{24 * 3600};

@@ -30,8 +30,22 @@ PodAdded pod() {
 }
 
 std::vector<Message> one_of_each() {
-  return {Hello{}, NeedSockets{7, AF_INET, 32}, Synced{},    Welcome{}, pod(), PodRemoved{9},
-          Ready{}, Sockets{9, AF_INET6},        Drain{25000}};
+  return {Hello{},
+          NeedSockets{7, AF_INET, 32},
+          Synced{},
+          CanTakeOver{},
+          TakenOver{},
+          HandedOver{},
+          HandOverFailed{"no"},
+          Welcome{},
+          Welcome{kVersion, true},
+          pod(),
+          PodRemoved{9},
+          Ready{},
+          Sockets{9, AF_INET6},
+          Drain{25000},
+          HandOver{},
+          TakeOver{}};
 }
 
 TEST(ContractCodec, DecodesWhatItEncodes) {
@@ -70,6 +84,18 @@ TEST(ContractCodec, RefusesUnknownTypesAndValuesOutOfRange) {
   bytes.clear();
   encode(NeedSockets{7, AF_INET, 200}, bytes);
   EXPECT_FALSE(decode(bytes.span()));
+  bytes.clear();
+  encode(Welcome{}, bytes);
+  bytes.data()[bytes.size() - 1] = 2;  // neither a successor nor none
+  EXPECT_FALSE(decode(bytes.span()));
+}
+
+TEST(ContractCodec, CutsAnExplanationThatIsTooLong) {
+  Buffer bytes;
+  encode(HandOverFailed{std::string(100'000, 'x')}, bytes);
+  const auto decoded = decode(bytes.span());
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(std::get<HandOverFailed>(*decoded).reason.size(), kMaxReason);
 }
 
 class ContractSocket : public ::testing::Test {

@@ -47,7 +47,7 @@ void KeeperBed::SetUp() {
   std::ofstream(reports).close();
   ASSERT_EQ(::chmod(reports.c_str(), 0666), 0);  // the proxy is another user
   reports_.open(reports);
-  script({"hello 1", "synced"});
+  script({"hello 2", "synced"});
 }
 
 void KeeperBed::TearDown() {

@@ -29,9 +29,9 @@ std::string listeners_of(int number) {
 // ---- pods ----
 
 TEST_F(KeeperBed, NoPodBeforeTheMeshIsKnown) {
-  script({"hello 1"});
+  script({"hello 2"});
   start();
-  EXPECT_EQ(report("welcome"), "welcome 1 3") << "the three map fds come with it";
+  EXPECT_EQ(report("welcome"), "welcome 2 3") << "the three map fds come with it";
   report("ready");
   const json pod = make_pod(1);
   EXPECT_THAT(add(pod).value("error", ""), HasSubstr("no mesh state yet"));
@@ -273,7 +273,7 @@ TEST_F(KeeperBed, TheProxyHasNoPrivilegeAndInheritsNothing) {
 }
 
 TEST_F(KeeperBed, SocketsAreMadeInThePodsNamespace) {
-  script({"hello 1", "synced", "need 2 32", "need 10 5", "need-unknown"});
+  script({"hello 2", "synced", "need 2 32", "need 10 5", "need-unknown"});
   start_and_wait();
   EXPECT_EQ(report("sockets"), "sockets 4 0 0") << "of a pod that is not there: none";
   ASSERT_TRUE(add(make_pod(1)).value("ok", false));
@@ -291,7 +291,7 @@ TEST_P(Breach, TheProxyIsReplaced) {
   ASSERT_GT(old, 0);
   (void)::kill(old, SIGKILL);
   eventually("the breach is seen", [&] { return ask("status").value("proxyRestarts", 0u) >= 2; });
-  script({"hello 1", "synced"});
+  script({"hello 2", "synced"});
   eventually("a good proxy is taken", [&] { return ask("status").value("proxyReady", false); });
   EXPECT_EQ(ask("pods").size(), 1u);
   EXPECT_TRUE(runs());
@@ -299,11 +299,11 @@ TEST_P(Breach, TheProxyIsReplaced) {
 
 INSTANTIATE_TEST_SUITE_P(
     Contract, Breach,
-    ::testing::Values(std::vector<std::string>{"garbage"}, std::vector<std::string>{"hello 2"},
+    ::testing::Values(std::vector<std::string>{"garbage"}, std::vector<std::string>{"hello 1"},
                       std::vector<std::string>{"ready"}, std::vector<std::string>{"need-now"},
-                      std::vector<std::string>{"synced"}, std::vector<std::string>{"hello 1", "garbage"},
-                      std::vector<std::string>{"hello 1", "hello 1"},
-                      std::vector<std::string>{"hello 1", "ready"}),
+                      std::vector<std::string>{"synced"}, std::vector<std::string>{"hello 2", "garbage"},
+                      std::vector<std::string>{"hello 2", "hello 2"},
+                      std::vector<std::string>{"hello 2", "ready"}),
     [](const auto& instance) {
       std::string name;
       for (const std::string& line : instance.param) {
@@ -321,7 +321,7 @@ TEST_F(KeeperBed, AProxyThatOnlyAsksDoesNotExhaustTheKeeper) {
     return std::distance(Entries(fmt::format("/proc/{}/fd", pid_)), Entries());
   };
   const auto before = open();
-  script({"hello 1", "flood"});
+  script({"hello 2", "flood"});
   (void)::kill(ask("status").value("proxyPid", -1), SIGKILL);
   decltype(open()) most = 0;
   eventually("the keeper answers meanwhile and puts an end to it", [&] {
@@ -329,7 +329,7 @@ TEST_F(KeeperBed, AProxyThatOnlyAsksDoesNotExhaustTheKeeper) {
     return ask("status").value("proxyRestarts", 0u) >= 2;
   });
   EXPECT_LT(most, 10000);
-  script({"hello 1", "synced"});
+  script({"hello 2", "synced"});
   eventually("a good proxy is taken", [&] { return ask("status").value("proxyReady", false); });
   eventually("what was made for it is closed", [&] { return open() <= before + 8; });
 }
@@ -353,14 +353,14 @@ TEST_F(KeeperBed, AProxyThatDiesYoungIsStartedEverMoreRarely) {
   EXPECT_GE(ask("status").value("proxyRestarts", 0u), 6u);
   EXPECT_FALSE(ask("status").value("proxyReady", true));
   // And it recovers on its own.
-  script({"hello 1", "synced"});
+  script({"hello 2", "synced"});
   eventually("the next one is taken", [this] { return ask("status").value("proxyReady", false); });
 }
 
 TEST_F(KeeperBed, PodsAreTakenWhileTheNextProxyStarts) {
   start_and_wait();
   ASSERT_TRUE(add(make_pod(1)).value("ok", false));
-  script({"hello 1"});  // the next one has not synced yet
+  script({"hello 2"});  // the next one has not synced yet
   (void)::kill(ask("status").value("proxyPid", -1), SIGKILL);
   eventually("it is gone", [this] { return ask("status").value("proxyRestarts", 0u) == 1; });
   // fl_dests has held the mesh: the new pod is captured, and waits.
@@ -380,7 +380,7 @@ TEST_F(KeeperBed, StopDrainsTheProxyAndKeepsThePodsClosed) {
 }
 
 TEST_F(KeeperBed, AProxyThatDoesNotDrainIsKilled) {
-  script({"hello 1", "synced", "deaf"});
+  script({"hello 2", "synced", "deaf"});
   start_and_wait();
   const auto before = std::chrono::steady_clock::now();
   EXPECT_EQ(stop(SIGTERM), 0);
@@ -389,7 +389,7 @@ TEST_F(KeeperBed, AProxyThatDoesNotDrainIsKilled) {
 
 TEST_F(KeeperBed, ASecondSignalEndsItAtOnce) {
   config_.drain_deadline = std::chrono::minutes(10);
-  script({"hello 1", "synced", "deaf"});
+  script({"hello 2", "synced", "deaf"});
   start_and_wait();
   (void)::kill(pid_, SIGTERM);
   report("drain");
