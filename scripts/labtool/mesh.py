@@ -270,17 +270,22 @@ def kill_proxy(names, node):
     return status["proxyPid"]
 
 
-def enrol(names, pod):
+def pod_spec(names, pod):
+    """What a keeper is told of a pod."""
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    spec = {"uid": pod["metadata"]["uid"], "namespace": namespace, "name": name,
+    return {"uid": pod["metadata"]["uid"], "namespace": namespace, "name": name,
             "serviceAccount": pod["spec"].get("serviceAccountName", "default"),
             "netns": "/run/netns/" + names.pod_netns(namespace, name),
             "cgroup": cgroups.pod(names.lab, pod["spec"]["nodeName"], pod["metadata"]["uid"]),
             "annotations": pod["metadata"].get("annotations", {})}
+
+
+def enrol(names, pod):
+    spec = pod_spec(names, pod)
     try:
         keeper(names, pod["spec"]["nodeName"], "pod.add " + json.dumps(spec))
     except LabError as error:
-        raise LabError(f"pod {namespace}/{name} is not enrolled on {pod['spec']['nodeName']}: {error}")
+        raise LabError(f"pod {spec['namespace']}/{spec['name']} is not enrolled on {pod['spec']['nodeName']}: {error}")
 
 
 def dismiss(names, pod):

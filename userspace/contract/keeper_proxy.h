@@ -98,7 +98,7 @@ struct Packet {
 void encode(const Message& message, Buffer& out);
 Result<Message> decode(std::span<const uint8_t> bytes);
 
-// Blocking or non-blocking as the fd is. send() returns false when the socket is full (message not sent).
+// send() returns false when the socket is full (message not sent).
 Result<bool> send(BorrowedFd socket, const Message& message, std::span<const BorrowedFd> fds = {});
 struct Received {
   ReceiveState state = ReceiveState::kWouldBlock;

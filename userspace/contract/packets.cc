@@ -48,7 +48,7 @@ Result<bool> send_packet(BorrowedFd socket, std::span<const uint8_t> bytes, std:
   header.msg_iovlen = data.size();
   attach(header, control, fds);
   for (;;) {
-    if (::sendmsg(socket.get(), &header, MSG_NOSIGNAL) >= 0) return true;
+    if (::sendmsg(socket.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return true;
     const int code = errno;
     if (code == EINTR) continue;
     if (code == EAGAIN || code == EWOULDBLOCK || code == ENOBUFS || code == ETOOMANYREFS) return false;
@@ -68,7 +68,7 @@ Result<RawPacket> receive_packet(BorrowedFd socket, size_t maximum) {
   header.msg_controllen = control.size();
   ssize_t count = 0;
   do {
-    count = ::recvmsg(socket.get(), &header, MSG_CMSG_CLOEXEC);
+    count = ::recvmsg(socket.get(), &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   } while (count < 0 && errno == EINTR);
   const int code = errno;
   if (count < 0 && (code == EAGAIN || code == EWOULDBLOCK)) return packet;

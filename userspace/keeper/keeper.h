@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -107,7 +108,7 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   Result<void> take_pod(contract::hand_over::OfferedPod pod, std::vector<UniqueFd> fds) override;
   void drop_pod(const std::string& uid) override;
   Result<void> start_successor_proxy() override;
-  void tell_proxy_to_take_over(std::vector<UniqueFd> from_old) override;
+  Result<void> tell_proxy_to_take_over(std::vector<UniqueFd> from_old) override;
   std::optional<UniqueFd> try_lock() override;
   void take_charge(UniqueFd lock) override;
   void give_up(Error why) override;
@@ -133,6 +134,7 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   std::unique_ptr<net::QueryServer> queries_;
   std::unique_ptr<Giving> giving_;
   std::unique_ptr<Taking> taking_;
+  std::set<std::string> unknown_;  // uids that were offered and are not in pods.json: removed again since
   std::vector<IpAddress> own_addresses_;  // of the node, as they were told last
   struct {
     uint32_t taken = 0;   // in this row of agents

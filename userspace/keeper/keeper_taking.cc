@@ -46,14 +46,18 @@ Result<void> Keeper::ask_for_node(UniqueFd socket) {
   return {};
 }
 
-// Handles come over the socket, the rest of what is known of a pod lies in pods.json.
+// Handles come over the socket, the rest of what is known of a pod lies in pods.json, which the running agent
+// writes before it offers. What is not there has been removed since: that will be told before Take.
 Result<void> Keeper::take_pod(contract::hand_over::OfferedPod offered, std::vector<UniqueFd> fds) {
   FL_TRY(check_listeners(offered.cookie, std::span(fds).subspan(1)));
   FL_TRY_ASSIGN(auto specs, enroll::load_pods(config_.run_directory + "/pods.json"));
   const auto spec = std::find_if(specs.begin(), specs.end(),
                                  [&](const enroll::PodSpec& known) { return known.uid == offered.uid; });
-  if (spec == specs.end())
-    return Error(ErrorKind::kNotFound, fmt::format("pods.json does not know pod uid {}", offered.uid));
+  if (spec == specs.end()) {
+    drop_pod(offered.uid);
+    unknown_.insert(offered.uid);
+    return {};
+  }
   if (!pods_.contains(offered.uid) && pods_.size() >= enroll::kMaxPods)
     return Error(ErrorKind::kExhausted, "too many pods");
   drop_pod(offered.uid);  // the same uid with another namespace
@@ -73,6 +77,7 @@ Result<void> Keeper::take_pod(contract::hand_over::OfferedPod offered, std::vect
 }
 
 void Keeper::drop_pod(const std::string& uid) {
+  unknown_.erase(uid);
   const auto known = pods_.find(uid);
   if (known == pods_.end()) return;
   if (proxy_greeted_) tell(contract::PodRemoved{known->second.where.cookie});
@@ -91,8 +96,11 @@ Result<void> Keeper::start_successor_proxy() {
   return {};
 }
 
-void Keeper::tell_proxy_to_take_over(std::vector<UniqueFd> from_old) {
+Result<void> Keeper::tell_proxy_to_take_over(std::vector<UniqueFd> from_old) {
+  if (!unknown_.empty())
+    return Error(ErrorKind::kNotFound, fmt::format("pods.json does not know pod uid {}", *unknown_.begin()));
   tell(contract::TakeOver{}, std::move(from_old));
+  return {};
 }
 
 std::optional<UniqueFd> Keeper::try_lock() {

@@ -46,7 +46,8 @@ void Taking::heard(hand_over::Received received) {
     return all_pods();
   if (std::holds_alternative<hand_over::Take>(received.message) && state_ == State::kPrepared) {
     state_ = State::kMoving;
-    return agent_.tell_proxy_to_take_over(std::move(received.fds));
+    Result<void> told = agent_.tell_proxy_to_take_over(std::move(received.fds));
+    return told ? void() : fail(std::move(told).error().context("hand-over"));
   }
   const bool moved = state_ == State::kMoving || state_ == State::kTaken;
   if (std::holds_alternative<hand_over::Yours>(received.message) && moved)

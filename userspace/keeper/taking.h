@@ -20,8 +20,8 @@ class Taking {
    public:
     virtual Result<void> take_pod(contract::hand_over::OfferedPod pod, std::vector<UniqueFd> fds) = 0;
     virtual void drop_pod(const std::string& uid) = 0;
-    virtual Result<void> start_successor_proxy() = 0;                          // all pods are known
-    virtual void tell_proxy_to_take_over(std::vector<UniqueFd> from_old) = 0;  // none: nobody serves
+    virtual Result<void> start_successor_proxy() = 0;                                  // all pods are known
+    virtual Result<void> tell_proxy_to_take_over(std::vector<UniqueFd> from_old) = 0;  // none: nobody serves
     virtual std::optional<UniqueFd> try_lock() = 0;
     virtual void take_charge(UniqueFd lock) = 0;  // cannot fail
     virtual void give_up(Error why) = 0;          // the process ends
