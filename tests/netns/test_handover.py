@@ -205,7 +205,7 @@ def test_pods_that_come_and_go_meanwhile_are_not_lost(own_bed):
     thread.start()
     try:
         for _ in range(8):
-            lab.agent(own_bed.lab, "node1", "upgrade")
+            mesh.upgrade_agent(own_bed.names, "node1")  # lab.agent() would enrol the pod itself
     finally:
         ended.set()
         thread.join(30)
@@ -324,12 +324,12 @@ def test_cleanup_of_a_running_agent_is_refused(own_bed):
 class Successor:
     """A hand-over of node1 asked for by the test."""
 
-    def __init__(self, bed):
-        self.bed = bed
-        self.line = handover.successor(os.path.join(bed.names.run_directory("node1"), "handover.sock"))
+    def __init__(self, bed, run_directory=None, bpf_directory=None):
+        self.bpf = bpf_directory or bed.names.bpf_directory("node1")
+        self.line = handover.successor(os.path.join(run_directory or bed.names.run_directory("node1"), "handover.sock"))
 
     def ask(self, **how):
-        self.line.send(handover.ask(how.pop("node", "node1"), how.pop("bpf", self.bed.names.bpf_directory("node1")), **how))
+        self.line.send(handover.ask(how.pop("node", "node1"), self.bpf, **how))
         return self.line
 
     def offered(self):
@@ -368,7 +368,7 @@ def other_maps(successor):
 
 def later_version_goes(successor):
     """What a later version appends is no reason to refuse it."""
-    successor.line.send(handover.ask("node1", successor.bed.names.bpf_directory("node1"), newest=9) + b"and more")
+    successor.line.send(handover.ask("node1", successor.bpf, newest=9) + b"and more")
     body, _ = successor.line.expect(handover.OFFER)
     assert body[:4] == b"\0\0\0\1"
 
@@ -494,7 +494,8 @@ def test_successor_that_dies_behind_the_point_of_no_return(own_bed):
     proxy.until(handover.END)
     proxy.send(bytes([handover.PROXY_PREPARED]) + b"\0\0\0\0")
     proxy.expect(handover.COMMIT)
-    successor.line.until(handover.YOURS)
+    _, lock = successor.line.until(handover.YOURS)
+    os.close(lock[0])
     successor.line.close()
     proxy.close()
     serves(own_bed)
@@ -604,6 +605,8 @@ def test_killed_at_any_moment(own_bed, victim):
                   "new proxy": lambda: child_of(successor.pid)}[victim]()
         if target:
             kill(target)
+        if target == successor.pid:
+            successor.wait(10)
         eventually(lambda: successor.poll() is not None or not alive(old["pid"]), 40, "two agents")
         if alive(old["pid"]):
             assert successor.poll() not in (None, 0)
@@ -641,13 +644,13 @@ def child_of(pid):
 # ---- the successor, and a running agent that misbehaves at each step ----
 
 class Newcomer:
-    """An agent in a run directory of its own, where the test plays the one that runs."""
+    """An agent in a run directory of its own, where the test plays the one that runs, or none does."""
 
-    def __init__(self, bed, directory):
+    def __init__(self, bed, directory, alone=False, **change):
         self.directory = str(directory)
-        self.running = handover.Running(self.directory)
+        self.running = None if alone else handover.Running(self.directory)
         self.bpf = "/sys/fs/bpf/fairlead/" + bed.names.pin_prefix + "newcomer"
-        config = other_config(bed, runDirectory=self.directory, bpfDirectory=self.bpf)
+        config = other_config(bed, runDirectory=self.directory, bpfDirectory=self.bpf, **change)
         self.process = subprocess.Popen([binary("fairlead-agent"), "--config", config], stderr=subprocess.PIPE, text=True,
                                         start_new_session=True, env=mesh._environment("agent-newcomer"),
                                         preexec_fn=lambda: enter_netns(bed.names.node_netns("node1")))
@@ -659,18 +662,24 @@ class Newcomer:
     def close(self):
         self.process.kill()
         self.process.communicate()
-        self.running.close()
+        if self.running is not None:
+            self.running.close()
         if os.path.isdir(self.bpf):
             mesh.remove_pins(self.bpf)
 
 
 @pytest.fixture
-def newcomer(own_bed, tmp_path):
-    os.chmod(tmp_path, 0o755)
-    for parent in tmp_path.parents:
-        if str(parent).startswith("/tmp/"):
-            os.chmod(parent, 0o755)
-    made = Newcomer(own_bed, tmp_path)
+def open_path(tmp_path):
+    """A directory that the proxy's user reaches."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if str(directory).startswith("/tmp/"):
+            os.chmod(directory, 0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def newcomer(own_bed, open_path):
+    made = Newcomer(own_bed, open_path)
     yield made
     made.close()
 
@@ -868,3 +877,28 @@ def test_nobody_to_take_over_from(own_bed, newcomer):
     assert mesh.query(os.path.join(newcomer.directory, "proxy.sock"), "status")["ready"]
     with pytest.raises(BlockingIOError):  # the lock is its own now
         handover.Running(newcomer.directory)
+
+
+def test_agent_that_is_to_stay_holds_nothing(own_bed, open_path):
+    """Where an agent that ends would be started anew: it waits for its signal, and the node is the successor's."""
+    agent = Newcomer(own_bed, open_path, alone=True, handOver={"afterwards": "stay"})
+    try:
+        path = os.path.join(agent.directory, "keeper.sock")
+        eventually(lambda: (mesh.quietly(mesh.query, path, "status") or {}).get("proxyReady"), 15, "it is not ready")
+        successor = Successor(own_bed, agent.directory, agent.bpf)
+        proxy = successor.take()
+        proxy.until(handover.END)
+        proxy.send(bytes([handover.PROXY_PREPARED]) + b"\0\0\0\0")
+        proxy.expect(handover.COMMIT)
+        _, lock = successor.line.until(handover.YOURS)
+        successor.line.send(handover.MINE)
+        proxy.send(handover.PROXY_TAKEN)
+        assert successor.line.receive()[0] is None
+        eventually(lambda: child_of(agent.process.pid) is None, 5, "its proxy lives")
+        os.close(lock[0])
+        handover.Running(agent.directory).close()  # the lock is free
+        assert agent.process.poll() is None
+        agent.process.terminate()
+        assert agent.ended(5)[0] == 0
+    finally:
+        agent.close()

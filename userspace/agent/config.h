@@ -38,6 +38,11 @@ struct AgentConfig {
   struct {
     std::chrono::milliseconds deadline{25000};
   } drain;
+  struct {
+    // An agent that was replaced holds nothing any more. Where what ends is started anew (a DaemonSet), it has to
+    // stay until it is told to end: started anew it would take over in its turn.
+    bool stay = false;
+  } hand_over;
   log::Level log_level = log::Level::kInfo;
 };
 

@@ -61,6 +61,8 @@ Result<AgentConfig> load_config(const std::string& path) {
            R::section({{"enabled", R::choice(config.kernel_tls.enabled, {{"true", true}, {"false", false}})},
                        {"after", R::number(config.kernel_tls.after, 0, 0x7fffffff)}})},
           {"drain", R::section({{"deadline", R::milliseconds(config.drain.deadline)}})},
+          {"handOver",
+           R::section({{"afterwards", R::choice(config.hand_over.stay, {{"exit", false}, {"stay", true}})}})},
           {"log", R::section({{"level", R::level(config.log_level)}})},
       }));
   for (const auto& [key, value] :

@@ -90,6 +90,7 @@ keeper::KeeperConfig keeper_config(const AgentConfig& config, const std::string&
   keeper.config_path = path;
   keeper.proxy_uid = config.proxy.user;
   keeper.drain_deadline = config.drain.deadline;
+  keeper.stay_when_given = config.hand_over.stay;
   keeper.proxy_locked_memory = tls::kKeyArena;
   return keeper;
 }

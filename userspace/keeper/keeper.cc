@@ -1,6 +1,7 @@
 #include "keeper/keeper.h"
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -70,7 +71,24 @@ Result<void> Keeper::run() {
   find_until_ = Clock::now() + kFindDeadline;
   find_agent();
   reactor_->run();
+  if (given_ && config_.stay_when_given) stay();
   return std::move(outcome_);
+}
+
+// Holds nothing and waits for its own end: for those who would start an agent anew that ends.
+void Keeper::stay() noexcept {
+  queries_.reset();
+  giving_.reset();
+  taking_.reset();
+  proxy_.reset();
+  node_addresses_.reset();
+  pods_.clear();
+  datapath_.reset();
+  lock_.reset();
+  log::info("keeper", "hand-over: staying until a signal comes");
+  pollfd wanted{signals_.get(), POLLIN, 0};
+  while (::poll(&wanted, 1, -1) < 0 && errno == EINTR) {
+  }
 }
 
 void Keeper::end(Result<void> outcome) noexcept {
@@ -169,11 +187,13 @@ void Keeper::make_proxy(bool successor) {
 
 // `suffix`: names beside those that are in use.
 Result<void> Keeper::listen(const std::string& suffix) {
-  FL_TRY_ASSIGN(queries_, net::QueryServer::listen(
-                              *reactor_, config_.run_directory + "/keeper.sock" + suffix, 0600,
-                              [this](std::string_view verb, std::string_view argument,
-                                     const net::QueryPeer& peer) { return answer(verb, argument, peer); }));
+  FL_TRY_ASSIGN(
+      auto queries,
+      net::QueryServer::listen(*reactor_, config_.run_directory + "/keeper.sock" + suffix, 0600,
+                               [this](std::string_view verb, std::string_view argument,
+                                      const net::QueryPeer& peer) { return answer(verb, argument, peer); }));
   FL_TRY_ASSIGN(giving_, Giving::listen(*reactor_, config_.run_directory + "/handover.sock" + suffix, *this));
+  queries_ = std::move(queries);
   return {};
 }
 
@@ -265,6 +285,11 @@ Result<void> Keeper::remove_pod(const std::string& uid) {
   if (node.empty()) return Error(ErrorKind::kNotFound, fmt::format("no pod with uid {}", uid));
   const Pod& pod = node.mapped();
   if (giving_ != nullptr) giving_->pod_gone(uid);
+  // Copies are open in the proxy, and in a successor: the same pod may come back before they are closed.
+  for (const UniqueFd* listener : {&pod.listeners.outbound4, &pod.listeners.inbound4,
+                                   &pod.listeners.outbound6, &pod.listeners.inbound6}) {
+    if (*listener) net::stop_listening(*listener);
+  }
   tell(contract::PodRemoved{pod.where.cookie});
   log::info("keeper", "pod {}/{} removed", pod.spec.ns, pod.spec.name);
   return datapath_->detach_pod(uid, pod.where.cookie);
@@ -428,7 +453,7 @@ void Keeper::give_sockets(const contract::NeedSockets& need) {
 }
 
 void Keeper::tell(contract::Message message, std::vector<UniqueFd> fds) {
-  if (!contract_) return;  // the next proxy is greeted with everything
+  if (!contract_ || !proxy_greeted_) return;  // it will be greeted with everything
   if (outgoing_.size() >= kMaxOutgoing || outgoing_fds_ + fds.size() > kMaxOutgoingFds) {
     log::error("keeper", "the proxy does not read");
     drop_outgoing();
@@ -483,6 +508,7 @@ void Keeper::stop() noexcept {
   proxy_->let_go();
   if (proxy_->pid() < 0) return reactor_->stop();
   log::info("keeper", "stopping: draining for at most {} ms", config_.drain_deadline.count());
+  if (!proxy_greeted_) return proxy_->kill(SIGKILL);
   tell(contract::Drain{static_cast<uint32_t>(config_.drain_deadline.count())});
   reactor_->timers().arm(drained_, reactor_->now() + config_.drain_deadline + kDrainGrace);
 }

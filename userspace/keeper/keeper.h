@@ -37,6 +37,7 @@ struct KeeperConfig {
   uid_t proxy_uid = 65532;
   size_t proxy_locked_memory = 0;  // what the proxy may lock into RAM, for its keys
   std::chrono::milliseconds drain_deadline{25000};
+  bool stay_when_given = false;  // to a successor: until a signal, instead of ending at once
 };
 
 class Keeper final : private IoHandler, private Giving::Agent, private Taking::Agent {
@@ -70,6 +71,8 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   Result<void> listen(const std::string& suffix);
   void recall_pods();
   void end(Result<void> outcome) noexcept;
+  void stay() noexcept;
+  void listen_again();
   Result<uint64_t> add_pod(enroll::PodSpec spec);
   Result<void> attach(Pod& pod, BorrowedFd cgroup);
   Result<void> remove_pod(const std::string& uid);
@@ -134,7 +137,7 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   std::unique_ptr<net::QueryServer> queries_;
   std::unique_ptr<Giving> giving_;
   std::unique_ptr<Taking> taking_;
-  std::set<std::string> unknown_;  // uids that were offered and are not in pods.json: removed again since
+  std::set<std::string> unknown_;         // uids that were offered and have been removed since
   std::vector<IpAddress> own_addresses_;  // of the node, as they were told last
   struct {
     uint32_t taken = 0;   // in this row of agents

@@ -7,6 +7,16 @@
 #include "keeper/keeper.h"
 
 namespace fairlead::keeper {
+namespace {
+
+// Listeners that are replaced: events of theirs may still be in this turn.
+struct Retired final : Deferred {
+  std::unique_ptr<Giving> giving;
+  std::unique_ptr<net::QueryServer> queries;
+};
+
+}  // namespace
+
 std::string Keeper::reason_to_refuse(const contract::hand_over::Ask& ask) {
   if (leaving_) return "this agent is stopping";
   if (ask.node != config_.node) return fmt::format("this is node {}, not {}", config_.node, ask.node);
@@ -67,11 +77,21 @@ void Keeper::go_on(const Outcome& outcome) {
   given_ = false;
   if (!outcome.proxy_serves) proxy_->kill(SIGKILL);
   proxy_->keep();
-  if (outcome.names_lost) {
-    const Result<void> again = listen("");
-    if (!again) log::error("keeper", "{}", again.error().text());
-  }
+  if (outcome.names_lost) listen_again();
   if (std::exchange(stop_asked_, false)) stop();
+}
+
+void Keeper::listen_again() {
+  auto retired = std::make_unique<Retired>();
+  retired->giving = std::move(giving_);
+  retired->queries = std::move(queries_);
+  const Result<void> again = listen("");
+  if (!again) {
+    log::error("keeper", "{}", again.error().text());
+    giving_ = std::move(retired->giving);
+    queries_ = std::move(retired->queries);
+  }
+  reactor_->defer_destroy(std::move(retired));
 }
 
 // Its names go over by renaming (keeper_taking.cc): nothing of them may be removed here.

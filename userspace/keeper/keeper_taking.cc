@@ -24,14 +24,17 @@ bool listens(BorrowedFd fd) {
   return ::getsockopt(fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &answer, &length) == 0 && answer != 0;
 }
 
-// What is said to be a pod's listener is one, in the pod's own namespace.
-Result<void> check_listeners(uint64_t cookie, std::span<const UniqueFd> listeners) {
+// What is said to be a pod's listeners are sockets of the pod's own namespace. False: one of them does not
+// listen any more: the pod has been removed since.
+Result<bool> check_listeners(uint64_t cookie, std::span<const UniqueFd> listeners) {
+  bool all = true;
   for (const UniqueFd& listener : listeners) {
     FL_TRY_ASSIGN(const uint64_t found, net::netns_cookie(listener));
-    if (found != cookie || !listens(listener))
+    if (found != cookie)
       return Error(ErrorKind::kProtocol, "what came as a listener is none of that namespace");
+    all = all && listens(listener);
   }
-  return {};
+  return all;
 }
 
 }  // namespace
@@ -49,11 +52,11 @@ Result<void> Keeper::ask_for_node(UniqueFd socket) {
 // Handles come over the socket, the rest of what is known of a pod lies in pods.json, which the running agent
 // writes before it offers. What is not there has been removed since: that will be told before Take.
 Result<void> Keeper::take_pod(contract::hand_over::OfferedPod offered, std::vector<UniqueFd> fds) {
-  FL_TRY(check_listeners(offered.cookie, std::span(fds).subspan(1)));
+  FL_TRY_ASSIGN(const bool listening, check_listeners(offered.cookie, std::span(fds).subspan(1)));
   FL_TRY_ASSIGN(auto specs, enroll::load_pods(config_.run_directory + "/pods.json"));
   const auto spec = std::find_if(specs.begin(), specs.end(),
                                  [&](const enroll::PodSpec& known) { return known.uid == offered.uid; });
-  if (spec == specs.end()) {
+  if (spec == specs.end() || !listening) {
     drop_pod(offered.uid);
     unknown_.insert(offered.uid);
     return {};
@@ -98,7 +101,8 @@ Result<void> Keeper::start_successor_proxy() {
 
 Result<void> Keeper::tell_proxy_to_take_over(std::vector<UniqueFd> from_old) {
   if (!unknown_.empty())
-    return Error(ErrorKind::kNotFound, fmt::format("pods.json does not know pod uid {}", *unknown_.begin()));
+    return Error(ErrorKind::kNotFound,
+                 fmt::format("pod uid {} is not known or does not listen", *unknown_.begin()));
   tell(contract::TakeOver{}, std::move(from_old));
   return {};
 }

@@ -202,4 +202,8 @@ void load_kernel_tls() noexcept {
   if (fd) (void)::setsockopt(fd->get(), IPPROTO_TCP, TCP_ULP, "tls", 3);
 }
 
+void stop_listening(BorrowedFd listener) noexcept {
+  (void)::shutdown(listener.get(), SHUT_RD);  // ignoring: one that does not listen is what is wanted
+}
+
 }  // namespace fairlead::net

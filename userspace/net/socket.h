@@ -74,5 +74,8 @@ void shutdown_write(BorrowedFd fd) noexcept;
 // Has the kernel load its TLS module, where it may; needs CAP_NET_ADMIN. No error: whether it is there is
 // seen by those who use it.
 void load_kernel_tls() noexcept;
+// Ends listening for every process that has a copy: the address can be listened at anew at once. What waits in
+// the backlog is reset.
+void stop_listening(BorrowedFd listener) noexcept;
 
 }  // namespace fairlead::net

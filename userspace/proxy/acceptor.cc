@@ -37,7 +37,8 @@ void Acceptor::on_io(uint32_t) noexcept {
   for (size_t i = 0; i < kMaxAcceptsPerEvent; ++i) {
     auto connection = net::accept(listener_);
     if (!connection) {
-      ++worker_.counters().accept_backoff;
+      // EINVAL: it does not listen any more, the pod is gone and this acceptor will be.
+      if (connection.error().code() != EINVAL) ++worker_.counters().accept_backoff;
       close();
       worker_.reactor().timers().arm(back_off_, worker_.reactor().now() + kAcceptBackOff);
       return;

@@ -10,10 +10,10 @@
 
 namespace fairlead::proxy {
 
-class Acceptor final : private IoHandler {
+class Acceptor final : private IoHandler, public Deferred {
  public:
   Acceptor(Worker& worker, std::shared_ptr<Pod> pod, UniqueFd listener, bool inbound);
-  ~Acceptor();
+  ~Acceptor() override;
   void open();
   void close() noexcept;
 

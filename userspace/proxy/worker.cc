@@ -66,7 +66,7 @@ void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
   auto fds = std::make_shared<std::vector<UniqueFd>>(std::move(listeners));
   tell([this, info = std::move(info), fds] {
     const contract::PodId id = info.pod;
-    acceptors_.erase(id);
+    drop_acceptors(id);
     auto& pod = pods_[id];
     if (pod != nullptr) {
       pod->renew(info);
@@ -84,7 +84,7 @@ void Worker::add_pod(contract::PodAdded info, std::vector<UniqueFd> listeners) {
 
 void Worker::remove_pod(contract::PodId id) {
   tell([this, id] {
-    acceptors_.erase(id);
+    drop_acceptors(id);
     auto node = pods_.extract(id);
     if (node.empty()) return;
     Pod& pod = *node.mapped();
@@ -142,6 +142,16 @@ void Worker::report(ReportWish wish, std::function<void(WorkerReport)> done) {
 
 // ---- the worker's own
 // ---------------------------------------------------------------------------------------------------
+
+// Events of their listeners may be in this turn's batch.
+void Worker::drop_acceptors(contract::PodId pod) {
+  auto node = acceptors_.extract(pod);
+  if (node.empty()) return;
+  for (auto& acceptor : node.mapped()) {
+    acceptor->close();
+    reactor_->defer_destroy(std::move(acceptor));
+  }
+}
 
 void Worker::set_accepting(bool accepting) {
   for (auto& [id, acceptors] : acceptors_) {

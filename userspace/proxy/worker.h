@@ -135,6 +135,7 @@ class Worker {
   // Runs `message` on this worker, later while nothing may change.
   void tell(std::function<void()> message);
   void set_accepting(bool accepting);
+  void drop_acceptors(contract::PodId pod);
   [[nodiscard]] bool may_accept() const noexcept {
     return life_ == Life::kServing && snapshot_ != nullptr && !draining_;  // without, nothing can be judged
   }

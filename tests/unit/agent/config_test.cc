@@ -20,7 +20,8 @@ class Config : public ::testing::Test {
 
 TEST_F(Config, HasDefaultsAndReadsEverything) {
   const auto config = load(
-      "node: n1\nnetwork: east\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2, seccomp: audit}\ndrain: "
+      "node: n1\nnetwork: east\ncontroller: {address: '1.2.3.4:15012'}\nproxy: {workers: 2, seccomp: "
+      "audit}\ndrain: "
       "{deadline: "
       "500ms}\ncertificates: {ttl: 2h}\n");
   ASSERT_TRUE(config) << config.error().text();
@@ -51,6 +52,17 @@ TEST_F(Config, LocksTheProxyInUnlessToldToAudit) {
   ASSERT_FALSE(off);
   EXPECT_NE(off.error().text().find(":3: proxy.seccomp: want audit or enforce"), std::string::npos)
       << off.error().text();
+}
+
+TEST_F(Config, AnAgentThatWasReplacedEndsUnlessToldToStay) {
+  const std::string rest = "node: n1\ncontroller: {address: 'x:1'}\n";
+  EXPECT_FALSE(load(rest)->hand_over.stay);
+  EXPECT_FALSE(load(rest + "handOver: {afterwards: exit}\n")->hand_over.stay);
+  EXPECT_TRUE(load(rest + "handOver: {afterwards: stay}\n")->hand_over.stay);
+  const auto wrong = load(rest + "handOver: {afterwards: linger}\n");
+  ASSERT_FALSE(wrong);
+  EXPECT_NE(wrong.error().text().find(":3: handOver.afterwards: want exit or stay"), std::string::npos)
+      << wrong.error().text();
 }
 
 TEST_F(Config, WantsWhatItCannotGuess) {
@@ -103,7 +115,8 @@ TEST_F(Config, BrokenYamlNamesItsLine) {
   EXPECT_NE(config.error().text().find(path + ":"), std::string::npos);
 }
 
-TEST_F(Config, ATokenThatBeginsNoDocumentIsAnError) {  // the library would make empty documents of it for ever
+TEST_F(Config,
+       ATokenThatBeginsNoDocumentIsAnError) {  // the library would make empty documents of it for ever
   for (const char* text : {",\n", "]", "node: n1\n---\n,\n"}) {
     const auto config = load(text);
     ASSERT_FALSE(config) << text;
