@@ -34,6 +34,7 @@ namespace fairlead::proxy {
 
 // At the head of every parcel. A successor understands the one before, too (there is none yet).
 constexpr uint32_t kParcelVersion = 1;
+constexpr uint32_t kOldestParcelVersion = 1;
 constexpr size_t kMaxParcel = 0x7fffffff;  // bytes: 256 streams whose readers are slow may hold 1 GiB
 constexpr size_t kMaxParcelFds = 1024;
 // What a freeze waits for handshakes that are under way, which cannot travel: they take milliseconds.
