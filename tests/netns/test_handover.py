@@ -610,9 +610,11 @@ def test_killed_at_any_moment(own_bed, victim):
         eventually(lambda: successor.poll() is not None or not alive(old["pid"]), 40, "two agents")
         if alive(old["pid"]):
             assert successor.poll() not in (None, 0)
-        elif successor.poll() is None:
-            mesh._remember(own_bed.names, "agent-node1", successor.pid)
-            eventually(lambda: (status(own_bed) or {}).get("pid") == successor.pid, 20, "the successor does not answer")
+        else:  # it is in charge, or ends: the old one had not committed
+            eventually(lambda: successor.poll() is not None or (status(own_bed) or {}).get("pid") == successor.pid, 20,
+                       "the successor neither ends nor answers")
+            if successor.poll() is None:
+                mesh._remember(own_bed.names, "agent-node1", successor.pid)
         lab.agent(own_bed.lab, "node1", "start")
         serves(own_bed, 30)
         assert [row["name"] for row in own_bed.keeper("node1", "pods")] == ["web"]

@@ -28,6 +28,7 @@ constexpr size_t kMaxOutgoingFds =
     8192;  // waiting for a proxy that does not read: kMaxPods with listeners, twice
 constexpr std::chrono::milliseconds kRetry{20};
 constexpr std::chrono::seconds kDrainGrace{1};
+constexpr int kRecallTries = 150;  // at kRetry: 3 s
 
 abi::fl_address to_abi(const IpAddress& address) {
   abi::fl_address out{};
@@ -197,6 +198,25 @@ Result<void> Keeper::listen(const std::string& suffix) {
   return {};
 }
 
+// A pod whose namespace or cgroup is gone is forgotten. One that is there and cannot be served stays captured
+// and remembered: nothing of it may go out in clear.
+void Keeper::recall_pod(enroll::PodSpec spec) {
+  const std::string name = spec.ns + "/" + spec.name;
+  auto added = add_pod(spec);
+  // A successor that has not noticed yet that it will not be given the node holds the listeners for a moment.
+  for (int tries = 0; !added && added.error().code() == EADDRINUSE && tries < kRecallTries; ++tries) {
+    (void)::poll(nullptr, 0, static_cast<int>(kRetry.count()));
+    added = add_pod(spec);
+  }
+  if (added) return;
+  const int code = added.error().code();
+  const bool gone = code == 0 || code == ENOENT || code == ENOTDIR || code == EINVAL;
+  if (gone) return log::warn("keeper", "pod {} is not taken up again: {}", name, added.error().text());
+  log::error("keeper", "pod {} stays captured without service: {}", name, added.error().text());
+  const std::string uid = spec.uid;
+  closed_.emplace(uid, std::move(spec));
+}
+
 void Keeper::recall_pods() {
   auto remembered = enroll::load_pods(config_.run_directory + "/pods.json");
   if (!remembered) {
@@ -204,16 +224,11 @@ void Keeper::recall_pods() {
     log::error("keeper", "{}", remembered.error().text());
     return;
   }
-  for (enroll::PodSpec& spec : *remembered) {
-    const std::string uid = spec.uid;
-    const std::string name = spec.ns + "/" + spec.name;
-    const auto added = add_pod(std::move(spec));
-    if (!added) log::warn("keeper", "pod {} is not taken up again: {}", name, added.error().text());
-  }
+  for (enroll::PodSpec& spec : *remembered) recall_pod(std::move(spec));
   const auto pinned = datapath_->pods();
   if (!pinned) return log::error("keeper", "{}", pinned.error().text());
   for (const std::string& uid : *pinned) {
-    if (pods_.contains(uid)) continue;
+    if (pods_.contains(uid) || closed_.contains(uid)) continue;
     const Result<void> detached = datapath_->detach_pod(uid, 0);
     log::info("keeper", "pod uid {} is gone: detached{}", uid,
               detached ? "" : ", with errors: " + detached.error().text());
@@ -274,6 +289,7 @@ Result<uint64_t> Keeper::add_pod(enroll::PodSpec spec) {
     if (same) known->second.listeners = std::move(pod.listeners);
     return Error(std::move(attached).error());
   }
+  closed_.erase(pod.spec.uid);
   Pod& kept = pods_[pod.spec.uid] = std::move(pod);
   if (!same) log::info("keeper", "pod {}/{} enrolled", kept.spec.ns, kept.spec.name);
   tell_pod(kept);
@@ -282,6 +298,7 @@ Result<uint64_t> Keeper::add_pod(enroll::PodSpec spec) {
 
 Result<void> Keeper::remove_pod(const std::string& uid) {
   auto node = pods_.extract(uid);
+  if (node.empty() && closed_.erase(uid) != 0) return datapath_->detach_pod(uid, 0);
   if (node.empty()) return Error(ErrorKind::kNotFound, fmt::format("no pod with uid {}", uid));
   const Pod& pod = node.mapped();
   if (giving_ != nullptr) giving_->pod_gone(uid);
@@ -298,6 +315,7 @@ Result<void> Keeper::remove_pod(const std::string& uid) {
 Result<void> Keeper::save() const {
   std::vector<enroll::PodSpec> specs;
   for (const auto& [uid, pod] : pods_) specs.push_back(pod.spec);
+  for (const auto& [uid, spec] : closed_) specs.push_back(spec);
   return enroll::save_pods(config_.run_directory + "/pods.json", specs);
 }
 

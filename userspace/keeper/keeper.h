@@ -70,6 +70,7 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   void make_proxy(bool successor);
   Result<void> listen(const std::string& suffix);
   void recall_pods();
+  void recall_pod(enroll::PodSpec spec);
   void end(Result<void> outcome) noexcept;
   void stay() noexcept;
   void listen_again();
@@ -151,7 +152,8 @@ class Keeper final : private IoHandler, private Giving::Agent, private Taking::A
   UniqueFd contract_;
   std::deque<Outgoing> outgoing_;
   size_t outgoing_fds_ = 0;
-  std::map<std::string, Pod> pods_;  // by uid
+  std::map<std::string, Pod> pods_;                // by uid
+  std::map<std::string, enroll::PodSpec> closed_;  // captured, and could not be taken up again
   bool proxy_greeted_ = false;
   bool proxy_synced_ = false;
   bool proxy_is_successor_ = false;  // this one was greeted so

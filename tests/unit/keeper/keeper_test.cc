@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -8,6 +9,8 @@
 
 #include "base/file.h"
 #include "keeper_bed.h"
+#include "net/netns.h"
+#include "net/socket.h"
 #include "support/golden.h"
 
 namespace fairlead::keeper::test {
@@ -24,6 +27,20 @@ std::string listeners_of(int number) {
       "pod uid-{0} ns/pod-{0} account 10.200.{0}.2 fd42:{0}::2 127.0.0.1:15001 127.0.0.1:15006 [::1]:15001 "
       "[::1]:15006",
       number);
+}
+
+// A process that listens where the keeper wants to. Of its own, because the keeper under test is a fork of
+// this one.
+pid_t squat(const std::string& path) {
+  const auto home = net::current_netns();
+  const auto netns = net::open_netns(path);
+  if (!home || !netns) return -1;
+  const auto inside = net::NetnsScope::enter(*netns, *home);
+  const auto listener = net::tcp_listener({*IpAddress::parse("127.0.0.1"), kOutboundPort}, 1);
+  EXPECT_TRUE(listener);
+  const pid_t child = ::fork();
+  while (child == 0) (void)::pause();
+  return child;
 }
 
 // ---- pods ----
@@ -211,6 +228,41 @@ TEST_F(KeeperBed, APodThatVanishedMeanwhileIsDetachedAndForgotten) {
   EXPECT_EQ(ask("pods")[0]["uid"], "uid-2");
   EXPECT_THAT(pinned_pods(), ElementsAre("uid-2"));
   EXPECT_EQ(json::parse(*read_file(file("pods.json"))).size(), 1u);
+}
+
+// Whoever holds its listener's port keeps the keeper from serving it: then it must not be let out in clear.
+TEST_F(KeeperBed, APodThatCannotBeServedStaysCapturedAndRemembered) {
+  start_and_wait();
+  const json pod = make_pod(1);
+  ASSERT_TRUE(add(pod).value("ok", false));
+  (void)stop(SIGKILL);
+  const pid_t squatter = squat(pod["netns"].get<std::string>());
+  start_and_wait();
+  EXPECT_THAT(ask("pods"), IsEmpty());
+  EXPECT_THAT(pinned_pods(), ElementsAre("uid-1")) << "an enrolled pod was let out in clear";
+  EXPECT_EQ(json::parse(*read_file(file("pods.json"))).size(), 1u);
+  EXPECT_THAT(log(), HasSubstr("stays captured without service"));
+  (void)::kill(squatter, SIGKILL);
+  (void)::waitpid(squatter, nullptr, 0);
+  ASSERT_TRUE(add(pod).value("ok", false)) << "once the port is free";
+  EXPECT_EQ(ask("pods").size(), 1u);
+  ASSERT_TRUE(remove("uid-1").value("ok", false));
+  EXPECT_THAT(pinned_pods(), IsEmpty());
+}
+
+TEST_F(KeeperBed, OneRunDirectoryHasOneAgent) {
+  start_and_wait();
+  ASSERT_TRUE(add(make_pod(1)).value("ok", false));
+  const json before = ask("pods");
+  KeeperConfig other = config_;
+  other.node = "n2";
+  const Result<void> second = Keeper(other).run();
+  ASSERT_FALSE(second);
+  EXPECT_THAT(second.error().text(), HasSubstr("this is node n1, not n2"));
+  EXPECT_THAT(clean_up(config_).error().text(), HasSubstr("stop it first"));
+  EXPECT_EQ(ask("pods"), before);
+  EXPECT_THAT(pinned_pods(), ElementsAre("uid-1"));
+  EXPECT_EQ(ask("status")["handOvers"]["failed"], 1);
 }
 
 TEST_F(KeeperBed, ABrokenMemoryOpensNothing) {
