@@ -110,8 +110,8 @@ void add_plain(std::vector<Rule>& rules) {
   rules.push_back(any(__NR_write, "eventfd, log"));
   rules.push_back(any(__NR_recvfrom, "connections"));
   rules.push_back(any(__NR_sendto, "connections"));
-  rules.push_back(any(__NR_recvmsg, "connections, fds from the keeper"));
-  rules.push_back(any(__NR_sendmsg, "connections, the keeper"));
+  rules.push_back(any(__NR_recvmsg, "connections, fds from the keeper and from an old proxy"));
+  rules.push_back(any(__NR_sendmsg, "connections, the keeper, a successor and its fds"));
   rules.push_back(any(__NR_sendmmsg, "resolver"));
   rules.push_back(any(__NR_splice, "bulk between sockets"));
   rules.push_back(any(__NR_pipe2, "bulk between sockets"));
@@ -120,7 +120,7 @@ void add_plain(std::vector<Rule>& rules) {
   rules.push_back(any(__NR_accept4, "connections of pods, local queries"));
   rules.push_back(any(__NR_connect, "applications, other nodes, the controller"));
   rules.push_back(any(__NR_bind, "the pod's own address towards its application"));
-  rules.push_back(any(__NR_shutdown, "half-close"));
+  rules.push_back(any(__NR_shutdown, "half-close, a hand-over that is given up"));
   rules.push_back(any(__NR_getsockname, "original destinations"));
   rules.push_back(any(__NR_getsockopt, "errors and states of sockets"));
   // Waiting.
