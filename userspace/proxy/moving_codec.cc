@@ -516,7 +516,8 @@ Result<Moved> unpack_parcel(Parcel parcel) {
   Reader in(parcel);
   uint32_t version = 0;
   in.number(version);
-  if (!in.good() || version != kParcelVersion) return refuse(fmt::format("version {}", version));
+  if (!in.good() || version < kOldestParcelVersion || version > kParcelVersion)
+    return refuse(fmt::format("version {}", version));
   Moved moved;
   uint8_t kind = 0;
   in.number(kind);

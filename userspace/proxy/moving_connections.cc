@@ -107,7 +107,7 @@ Result<void> OutboundConnection::move_out(Departure& departure) const {
     if (sockets_->over()) return {};
     state.stage = Stage::kSockets;
     FL_TRY_ASSIGN(state.sockets, sockets_->state());
-  } else if (stream_ && !stream_->over()) {
+  } else if (on_stream_ && !stream_->over()) {
     state.stage = stream_->relaying() ? Stage::kStream : Stage::kAsked;
     state.set_up.identity = progress_.key.identity.uri();
     FL_TRY_ASSIGN(state.relay, stream_->state());
@@ -144,6 +144,7 @@ void OutboundConnection::move_in(Arrival& arrival, std::shared_ptr<Pod> pod, Tun
     connection->stream_.emplace(worker.reactor(), worker.counters(), *connection);
     connection->stream_->resume(std::move(state.relay), tunnel != nullptr ? &tunnel->streams() : nullptr);
     if (tunnel != nullptr) connection->stream_->use(*tunnel);
+    connection->on_stream_ = true;
   }
 }
 

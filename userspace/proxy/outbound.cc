@@ -185,6 +185,7 @@ bool OutboundConnection::spoke() const noexcept {
 
 void OutboundConnection::take_back() noexcept {
   if (stream_ && !application_) application_ = stream_->take_back(said_);
+  on_stream_ = false;
 }
 
 // The answer to CONNECT, which goes out first unless a predecessor sent it.
@@ -210,6 +211,7 @@ Task<Result<void>> OutboundConnection::send_connect(hbone::ConnectRequest reques
   stream_.emplace(worker_.reactor(), worker_.counters(), *this);
   FL_CO_TRY(stream_->open((*tunnel)->streams(), request));
   stream_->use(**tunnel);
+  on_stream_ = true;
   progress_.answer_by = worker_.reactor().now() + kResponseDeadline;
   // Only between our own ends, for others may want to answer first; and not to one that may be dead: what was
   // said cannot be said to another endpoint.

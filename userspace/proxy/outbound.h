@@ -62,9 +62,10 @@ class OutboundConnection final : public Connection, public RelayOwner {
   };
   UniqueFd application_;
   Progress progress_;
-  bool moved_in_ = false;  // its destination is known
-  bool asked_ = false;     // a predecessor's CONNECT is out
-  Buffer said_;            // by the application early, to be said elsewhere
+  bool moved_in_ = false;   // its destination is known
+  bool asked_ = false;      // a predecessor's CONNECT is out
+  bool on_stream_ = false;  // stream_ is the present try's, not what is left of one before
+  Buffer said_;             // by the application early, to be said elsewhere
   SocketAddress client_;
   ClientName name_;
   std::optional<StreamRelay> stream_;
