@@ -16,7 +16,8 @@ def test_a_command_is_as_at_home(tmp_path, kernel):
     kept, lost = tmp_path / "kept", tmp_path / "lost"
     kept.mkdir()
     lost.mkdir()
-    script = f"pwd; echo $FAIRLEAD_WORD; id -u; echo aside >&2; echo x > {kept}/x; echo x > {lost}/x; uname -r; stat -fc %T /sys/fs/cgroup; exit 7"
+    script = f"""pwd; echo "$FAIRLEAD_WORD"; id -u; echo aside >&2; echo x > {kept}/x; echo x > {lost}/x; uname -r
+                 stat -fc %T /sys/fs/cgroup; exit 7"""
     done = vm("--kernel", kernel, "--writable", str(kept), "--", "bash", "-c", script, cwd=tmp_path,
               env={**os.environ, "FAIRLEAD_WORD": "it's $here\nand there"})
     assert done.returncode == 7, done.stderr
@@ -44,14 +45,14 @@ def test_output_that_a_daemon_holds_open_does_not_hold_the_guest():
 
 
 def test_instructions_are_counted():
-    """A loop of so many instructions more takes so much longer, and the same each time, whatever this machine does meanwhile."""
+    """A loop of so many instructions more takes so much longer, whatever this machine does meanwhile."""
     def busy(rounds):
         done = vm("--icount", "--", "/usr/bin/python3", "-S", "-c", f"for i in range({rounds}): pass")
         assert done.returncode == 0, done.stderr
         words = done.stderr.split()
         return {word: float(words[words.index(word) + 1]) for word in ("busy", "user", "kernel")}
-    little, much = busy(1_000_000), busy(11_000_000)
-    assert 0.05 < much["busy"] - little["busy"] < 2, (little, much)  # ten million rounds of 5 to 200 instructions
+    little, much = busy(1_000_000), busy(3_000_000)
+    assert 0.2 < much["busy"] - little["busy"] < 2, (little, much)  # callgrind counts 393 instructions in each round
     assert much["user"] > much["kernel"]
 
 
