@@ -311,7 +311,7 @@ TEST_F(StreamRelayTest, ARefusalKeepsItsStatusWhenTheStreamIsResetBehindIt) {
 }
 
 // The stream is over when both ends have said so; a slow reader still has what waits for it, whatever becomes
-// of the tunnel (found by AddressSanitizer).
+// of the tunnel.
 TEST_F(StreamRelayTest, ASlowReaderOutlivesTheTunnel) {
   auto tunnel = std::make_unique<Tunnel>();
   tunnel->exchange();
