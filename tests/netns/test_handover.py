@@ -11,6 +11,7 @@ import pytest
 
 from bed import eventually, lab, mesh
 import handover
+from test_data import whole
 from labtool.paths import binary
 from labtool.shell import LabError, SLOWER, enter_netns, run
 
@@ -220,14 +221,37 @@ def test_the_lab_tells_when_there_is_nothing_to_upgrade(own_bed):
         lab.agent(own_bed.lab, "node1", "upgrade")
 
 
-def test_open_connection_survives_whatever_becomes_of_it(own_bed, open_connection):
-    """Moved, or left with the old agent that goes on: never cut."""
-    for node in NODES:
-        try:
+def test_open_connection_goes_on(own_bed, open_connection):
+    """Moved by every upgrade of either end: never cut."""
+    for turn in range(3):
+        for node in NODES:
             lab.agent(own_bed.lab, node, "upgrade")
-        except LabError:
-            assert hand_overs(own_bed, node)["lastFailure"]
-        open_connection.echo(f"after {node}")
+            open_connection.echo(f"{turn} after {node}")
+
+
+@pytest.mark.sanitizers
+def test_traffic_goes_on_through_upgrades(own_bed):
+    """Bulk both ways, idle ones and new ones, through upgrades of both ends: every byte is there, in order, with its end."""
+    size, idle = 64 << 20, [Hand(own_bed) for _ in range(10)]
+    bulk, comers = [own_bed.new_hand("front/web") for _ in range(3)], own_bed.new_hand("front/web")
+    try:
+        comers.start("load", to=TO, size=1 << 12, threads=2, timeout=20)
+        for hand in bulk:
+            hand.start("duplex", to=TO, size=size, timeout=120)
+        for turn in range(8):
+            lab.agent(own_bed.lab, NODES[turn % 2], "upgrade")
+            for number, hand in enumerate(idle):
+                hand.echo(f"{turn}.{number}")
+        for hand in bulk:
+            answer = hand.answer(120)
+            assert whole(answer, size, "down") and whole(answer["server"], size, "up"), answer
+            assert answer["rest"] == 0
+        comers.say("stop")
+        counts = comers.answer(60)
+        assert set(counts) == {"whole"}, counts
+    finally:
+        for hand in (*idle, *bulk, comers):
+            hand.close()
 
 
 # ---- a successor that is not given the node ----

@@ -16,7 +16,7 @@ def support(bed, node="node1"):
 
 @pytest.fixture
 def kernel_tls(bed):
-    if not support(bed)["on"]:
+    if not support(bed)["active"]:
         pytest.skip("kernel TLS: " + support(bed)["detail"])
 
 
@@ -28,8 +28,8 @@ def grown(bed, before, *names):
 def test_the_agent_says_whether_and_why(bed):
     for node in NODES:
         told = support(bed, node)
-        assert told["on"] == (told["support"] == "usable"), told
-        assert told["on"] or told["detail"], told
+        assert told["active"] == (told["support"] == "usable"), told
+        assert told["active"] or told["detail"], told
 
 
 @pytest.mark.parametrize("path", PATHS)

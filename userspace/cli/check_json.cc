@@ -134,7 +134,7 @@ void check_kernel_tls(const Options& options, Findings& findings) {
   const json proxy = quiet(options, "status", "/proxy.sock");
   const json kernel = proxy.is_object() ? proxy.value("kernelTls", json::object()) : json::object();
   if (kernel.empty()) return;
-  const bool on = kernel.value("on", false);
+  const bool on = kernel.value("active", false);
   const bool usable = kernel.value("support", "") == "usable";
   findings.add("kernel-tls", on ? "ok" : "warn",
                on       ? "the kernel passed the self-test: bulk goes by it"

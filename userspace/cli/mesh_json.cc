@@ -107,8 +107,8 @@ std::optional<json> ask_connections(const Options& options, int& status) {
 
 // Who makes the records that are sent, and who opens those that come.
 std::string records_of(const json& row) {
-  const json tls = row.value("tls", json());
-  return tls.is_object() ? tls.value("sends", "") + "/" + tls.value("receives", "") : "";
+  const std::string sends = row.value("tlsSends", "");
+  return sends.empty() ? "-" : sends + "/" + row.value("tlsReceives", "");
 }
 
 int run_connection_list(const Options& options) {

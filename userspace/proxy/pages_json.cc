@@ -18,42 +18,44 @@ std::string_view name_of(tls::CipherSuite suite) {
   return suite == tls::CipherSuite::kAes128GcmSha256 ? "TLS_AES_128_GCM_SHA256" : "TLS_AES_256_GCM_SHA384";
 }
 
-json tls_of(const std::optional<TunnelRecords>& records) {
-  if (!records) return nullptr;
-  const auto place = [](bool kernel) { return kernel ? "kernel" : "user"; };
-  return {{"cipher", name_of(records->cipher)},
-          {"sends", place(records->kernel_sends)},
-          {"receives", place(records->kernel_receives)},
-          {"ulp", records->ulp ? "tls" : ""},
-          {"recordsSent", records->sent},
-          {"recordsReceived", records->received}};
+// Of a connection without a tunnel nothing, under the same keys.
+void add_records(const std::optional<TunnelRecords>& records, json& row) {
+  const auto place = [&](bool kernel) { return !records ? "" : kernel ? "kernel" : "user"; };
+  const TunnelRecords known = records.value_or(TunnelRecords{});
+  row["cipher"] = records ? name_of(known.cipher) : "";
+  row["tlsSends"] = place(known.kernel_sends);
+  row["tlsReceives"] = place(known.kernel_receives);
+  row["ulp"] = known.ulp ? "tls" : "";
+  row["recordsSent"] = known.sent;
+  row["recordsReceived"] = known.received;
 }
 
 json connection_row(size_t worker, const std::string& pod, const ConnectionRecord& record, TimePoint now) {
   const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(now - record.since).count();
   const SocketAddress& reached = record.endpoint.port != 0 ? record.endpoint : record.destination;
   const SocketAddress& remote = record.inbound ? record.source : reached;
-  return {{"id", fmt::format("{}-{}", worker, record.id)},
-          {"direction", record.inbound ? "inbound" : "outbound"},
-          {"namespace", namespace_of(pod)},
-          {"pod", pod},
-          {"source", record.source.to_string()},
-          {"destination", record.destination.to_string()},
-          {"port", record.destination.port},
-          {"endpoint", record.endpoint.to_string()},
-          {"remoteAddress", remote.ip.to_string()},
-          {"remotePort", remote.port},
-          {"service", record.service != nullptr ? record.service->full_name() : ""},
-          {"peer", record.peer != nullptr ? record.peer->uri() : ""},
-          {"tunnel", to_string(record.tunnel)},
-          {"tunnelId", record.tunnel_id},
-          {"state", record.state},
-          {"bytes", record.sent + record.received},
-          {"bytesSent", record.sent},
-          {"bytesReceived", record.received},
-          {"bytesSpliced", record.spliced},
-          {"tls", tls_of(record.records)},
-          {"ageMs", age}};
+  json row{{"id", fmt::format("{}-{}", worker, record.id)},
+           {"direction", record.inbound ? "inbound" : "outbound"},
+           {"namespace", namespace_of(pod)},
+           {"pod", pod},
+           {"source", record.source.to_string()},
+           {"destination", record.destination.to_string()},
+           {"port", record.destination.port},
+           {"endpoint", record.endpoint.to_string()},
+           {"remoteAddress", remote.ip.to_string()},
+           {"remotePort", remote.port},
+           {"service", record.service != nullptr ? record.service->full_name() : ""},
+           {"peer", record.peer != nullptr ? record.peer->uri() : ""},
+           {"tunnel", to_string(record.tunnel)},
+           {"tunnelId", record.tunnel_id},
+           {"state", record.state},
+           {"bytes", record.sent + record.received},
+           {"bytesSent", record.sent},
+           {"bytesReceived", record.received},
+           {"bytesSpliced", record.spliced},
+           {"ageMs", age}};
+  add_records(record.records, row);
+  return row;
 }
 
 json decision_row(size_t worker, const DecisionRecord& record) {

@@ -101,7 +101,7 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
       {"address", status.controller_address},   {"connected", status.controller.connected},
       {"synced", status.controller.synced},     {"pushes", status.controller.pushes},
       {"rejected", status.controller.rejected}, {"lastError", status.controller.last_error}};
-  const json kernel_tls{{"on", status.kernel_tls_on},
+  const json kernel_tls{{"active", status.kernel_tls_on},
                         {"support", to_string(status.kernel_tls.why)},
                         {"detail", status.kernel_tls.detail},
                         {"remedy", status.kernel_tls.remedy},
@@ -131,21 +131,22 @@ std::string status_json(const ProxyStatus& status, const state::Snapshot& snapsh
 
 std::string config_json(const ProxyConfig& config, bool kernel_tls_on) {
   const auto& controller = config.controller;
-  return dump(json{
-      {"node", config.node},
-      {"querySocket", config.query_socket},
-      {"workers", config.workers},
-      {"certificateTtlSeconds", config.certificate_ttl.count()},
-      {"kernelTls",
-       {{"enabled", config.kernel_tls.enabled}, {"after", config.kernel_tls.after}, {"on", kernel_tls_on}}},
-      {"seccomp", to_string(config.lock_in.seccomp)},
-      {"controller",
-       {{"address", controller.address},
-        {"serverName", controller.server_name},
-        {"rootsFile", controller.roots_file},
-        {"tokenFile", controller.token_file},
-        {"clusterId", controller.cluster_id},
-        {"network", controller.network}}}});
+  return dump(json{{"node", config.node},
+                   {"querySocket", config.query_socket},
+                   {"workers", config.workers},
+                   {"certificateTtlSeconds", config.certificate_ttl.count()},
+                   {"kernelTls",
+                    {{"enabled", config.kernel_tls.enabled},
+                     {"after", config.kernel_tls.after},
+                     {"active", kernel_tls_on}}},
+                   {"seccomp", to_string(config.lock_in.seccomp)},
+                   {"controller",
+                    {{"address", controller.address},
+                     {"serverName", controller.server_name},
+                     {"rootsFile", controller.roots_file},
+                     {"tokenFile", controller.token_file},
+                     {"clusterId", controller.cluster_id},
+                     {"network", controller.network}}}});
 }
 
 std::string workloads_json(const state::Snapshot& snapshot) {

@@ -54,8 +54,8 @@ TEST(BashCompletion, NounsAndVerbs) {
   Words nouns;
   for (const Command& command : commands()) nouns.emplace(command.noun);
   EXPECT_EQ(completed("fairlead "), nouns);
-  EXPECT_EQ(completed("fairlead con"), Words{"connection"});
-  EXPECT_EQ(completed("fairlead -o json --run-dir /tmp con"), Words{"connection"}) << "values are no nouns";
+  EXPECT_EQ(completed("fairlead conn"), Words{"connection"});
+  EXPECT_EQ(completed("fairlead -o json --run-dir /tmp conn"), Words{"connection"}) << "values are no nouns";
   EXPECT_EQ(completed("fairlead pod "), (Words{"list", "add", "remove"}));
   EXPECT_EQ(completed("fairlead pod l"), Words{"list"});
   EXPECT_EQ(completed("fairlead nonsense "), Words{});
@@ -84,7 +84,7 @@ TEST(BashCompletion, KeysOfFilters) {
     EXPECT_EQ(completed(words), keys) << words;
   }
   EXPECT_EQ(completed("fairlead connection list --filter na"), Words{"namespace="});
-  EXPECT_EQ(completed("fairlead connection list --filter=bytesS"), Words{"bytesSent="});
+  EXPECT_EQ(completed("fairlead connection list --filter=bytesSe"), Words{"bytesSent="});
   EXPECT_EQ(completed("fairlead connection list --filter namespace=x,pe"), Words{"x,peer="})
       << "readline keeps what stands before the last =";
   EXPECT_EQ(completed("fairlead connection list --filter 'namespace=x,pe"), Words{"namespace=x,peer="})
