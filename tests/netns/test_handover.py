@@ -485,9 +485,9 @@ def keeper_says_failed(successor):
 def proxy_gone_when_prepared(successor):
     """It says Prepared and is gone: nobody can be told to commit."""
     proxy = successor.take()
-    proxy.until(handover.END)
+    totals, _ = proxy.until(handover.END)
     proxy.sock.shutdown(0)  # reads no more: Commit meets EPIPE
-    proxy.send(bytes([handover.PROXY_PREPARED]) + b"\0\0\0\0")
+    proxy.send(bytes([handover.PROXY_PREPARED]) + totals[:4])
     successor.line.refusal()
 
 
@@ -515,8 +515,8 @@ def test_successor_that_dies_behind_the_point_of_no_return(own_bed):
     before = own_bed.keeper("node1", "status")
     successor = Successor(own_bed)
     proxy = successor.take()
-    proxy.until(handover.END)
-    proxy.send(bytes([handover.PROXY_PREPARED]) + b"\0\0\0\0")
+    totals, _ = proxy.until(handover.END)
+    proxy.send(bytes([handover.PROXY_PREPARED]) + totals[:4])  # as many parcels as it says there were
     proxy.expect(handover.COMMIT)
     _, lock = successor.line.until(handover.YOURS)
     os.close(lock[0])
