@@ -447,7 +447,9 @@ def gone_when_taking(successor):
 
 
 def proxy_gone_when_taking(successor):
-    successor.take().close()
+    proxy = successor.take()
+    proxy.until(handover.END)  # else a send may meet it first, and tell it in other words
+    proxy.close()
     assert "gone" in successor.line.refusal()
 
 
@@ -459,7 +461,9 @@ def proxy_refuses(successor):
 
 
 def proxy_talks_nonsense(successor):
-    successor.take().send(b"\x7f")
+    proxy = successor.take()
+    proxy.until(handover.END)  # nothing is under way that it could be told by instead
+    proxy.send(b"\x7f")
     assert "malformed" in successor.line.refusal()
 
 
